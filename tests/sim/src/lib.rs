@@ -1,1 +1,19 @@
-//! Helpers of these tests.
+//! The protocols of `migrt-proto` in a seeded world: a clock, links, crashes and tasks, all made of one random number.
+//!
+//! [`run`] plays one seed: some seconds of faults, then peace, then everything must have come to its end. Checkers
+//! (`check`) look after every step that could break an invariant: I1 one place per epoch and at a time, I2 one end,
+//! I3 one owner per slot, I10 nothing left over, I11 a failed move leaves the task running. Equal seeds play equally.
+//!
+//! `world` is the loop, `process` the model of the driver that the runtime has, `net` the links, `chaos` what goes
+//! wrong and what the users of the cluster want. Absent: memory, threads, real time.
+
+mod chaos;
+mod check;
+mod net;
+mod process;
+mod rng;
+mod world;
+
+pub use check::Violation;
+pub use rng::Rng;
+pub use world::{Report, run};

@@ -1,0 +1,113 @@
+//! What the core wants done, and the queue in which it wants it.
+
+use std::collections::VecDeque;
+
+use crate::{
+    id::{Asker, EntryId, Epoch, NodeId, Place, TaskId, Token},
+    member::Members,
+    time::Micros,
+    wire::{Answer, Frame, Outcome, Refusal, SlotGrant},
+};
+
+/// Something for the driver to do. Actions are to be carried out in the order in which they are given out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Send these bytes as one control message. If the link to `to` has just gone, drop them: they are sent again
+    /// after the next `peer_up`.
+    Send { to: NodeId, bytes: Vec<u8> },
+    /// A member that may be dialled.
+    MemberUp { place: Place, addr: String },
+    /// A process is dead for ever: forget its links, refuse its hello.
+    NodeDead { place: Place },
+    /// These slots are this node's (I3).
+    SlotsGranted { slots: Vec<SlotGrant> },
+    /// The lease has ended, or this node was declared dead: stop all mobile tasks *now* and exit with the message.
+    Fence { why: String },
+    /// The program is over.
+    Exit { text: String },
+    /// A message of the runtime's own.
+    Custom { from: NodeId, kind: u16, bytes: Vec<u8> },
+
+    /// Start a call as a task of this node; if that cannot be, `spawn_refused`.
+    StartCall { task: TaskId, entry: EntryId, args: Vec<u8> },
+    /// End the task at its next suspension; it then `ended`. `why` is set if nobody will hear of the outcome.
+    CancelTask { task: TaskId, why: Option<Refusal> },
+
+    /// Source: suspend and freeze the task, then `frozen` or `freeze_failed`. Nothing, if it has just ended.
+    Freeze { task: TaskId, target: NodeId },
+    /// Source: send the frozen task to `to`, under `epoch`. `ship_failed` if that breaks. The task stays frozen.
+    Ship { task: TaskId, epoch: Epoch, to: NodeId },
+    /// Source: the move failed; the task runs on here in `epoch` (I11). If it is not frozen yet, call the freeze off;
+    /// may be said twice.
+    ResumeHere { task: TaskId, epoch: Epoch, why: Refusal },
+    /// Source: the task is somebody else's, or nobody's, now. Let the frozen copy go, without running anything of it.
+    ReleaseSource { task: TaskId, epoch: Epoch, to: NodeId },
+    /// Target: throw away what has been, or is being, installed of this shipment.
+    DropCopy { task: TaskId, epoch: Epoch },
+    /// Target: the installed task is ours; make it runnable. The frames that say so were given out before.
+    Thaw { task: TaskId, epoch: Epoch },
+    /// Target: the home knows that the task came here in `epoch` (or is dead). Until now slots that the task freed in
+    /// that epoch, at its end or before, may not leave this node: a source in doubt might yet go on with its copy,
+    /// which lies in them (I3). Said once for each `Thaw`, perhaps after the task has left or ended.
+    Settled { task: TaskId, epoch: Epoch },
+
+    /// A task asked for by `join` ended so. `None`: no such outcome is kept (taken before, or never was).
+    /// After delivering it, `join_taken`.
+    JoinAnswered { task: TaskId, token: Token, outcome: Option<Outcome> },
+    /// The answer to `ask`.
+    Answered { task: TaskId, token: Token, answer: Answer },
+    /// Somebody asks about a task that is here: `info(task, asker, ..)`.
+    InfoWanted { task: TaskId, asker: Asker },
+}
+
+/// Rules that the simulator can switch off, to see that its checkers notice.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Fault {
+    #[default]
+    None,
+    /// The source goes on at once when the target of a sent commit has died (breaks rule 6).
+    ResumeInDoubt,
+    /// The source takes a broken link for a failed move, commit or not (breaks rule 5).
+    ResumeAfterCommit,
+    /// The target runs what it has installed, without the commit (breaks rule 3).
+    ThawOnInstall,
+    /// The home reports tasks lost, and answers doubts, without hearing the others (breaks rule 7).
+    LoseAtOnce,
+    /// A node whose lease has ended goes on.
+    NeverFence,
+    /// A failed move leaves the task frozen (breaks rule 4).
+    ForgetResume,
+}
+
+/// One step's outlet: frames and actions in the order in which they were decided.
+#[derive(Debug, Default)]
+pub(crate) struct Out(pub(crate) VecDeque<Item>);
+
+#[derive(Debug)]
+pub(crate) enum Item {
+    Frame(NodeId, Frame),
+    Act(Action),
+}
+
+impl Out {
+    pub(crate) fn frame(&mut self, to: NodeId, frame: Frame) {
+        self.0.push_back(Item::Frame(to, frame));
+    }
+
+    pub(crate) fn act(&mut self, action: Action) {
+        self.0.push_back(Item::Act(action));
+    }
+}
+
+/// What every step may look at: the time, who is alive, and where to put the results.
+#[derive(Debug)]
+pub(crate) struct Cx<'a> {
+    pub(crate) now: Micros,
+    pub(crate) members: &'a Members,
+    pub(crate) out: &'a mut Out,
+    /// How long a target may take to become ready.
+    pub(crate) ready_limit: Micros,
+    pub(crate) fault: Fault,
+}

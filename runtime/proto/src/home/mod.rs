@@ -1,0 +1,252 @@
+//! The home: for each task spawned on this node, where it is and how it ended.
+//!
+//! 1. A task ends exactly once (I2): the first of a credible `Ended`, a settled death of its place, and a refused
+//!    start. What comes later is ignored, and a place that still claims to run it is told to stop.
+//! 2. A place is believed only if its epoch is not lower than the one known. Frames of the dead never get here.
+//! 3. The outcome is kept until it is taken or the task was detached.
+//! 4. Questions to the task go to its place and come back this way, so that the home can answer in a dead place's stead.
+//! 5. A task located at a dead place is lost only when the death is settled (`death`); so are doubts decided.
+//!
+//! The common case, a task that never leaves, is three look-ups in a dense table: spawned, ended, taken.
+
+mod ask;
+mod table;
+
+use table::Table;
+
+use crate::{
+    action::{Cx, Fault},
+    death::Deaths,
+    id::{Asker, Epoch, Generation, NodeId, Place, TaskId},
+    wire::{Ask, Frame, Outcome, Refusal, Verdict},
+};
+
+#[derive(Debug)]
+pub(crate) struct Home {
+    me: NodeId,
+    table: Table<Entry>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    at: Place,
+    epoch: Epoch,
+    cancel: bool,
+    detached: bool,
+    outcome: Option<Box<Outcome>>,
+    more: Option<Box<More>>,
+}
+
+/// What most tasks never need.
+#[derive(Debug, Default)]
+struct More {
+    joiners: Vec<Asker>,
+    asks: Vec<Pending>,
+    doubt: Option<Doubt>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    asker: Asker,
+    ask: Ask,
+    sent_to: Place,
+}
+
+#[derive(Debug)]
+struct Doubt {
+    source: NodeId,
+    epoch: Epoch,
+    target: Place,
+}
+
+impl Home {
+    pub(crate) fn new(me: NodeId) -> Home {
+        Home { me, table: Table::new() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn spawn(&mut self, generation: Generation, at: Place) -> TaskId {
+        let entry = Entry { at, epoch: Epoch::FIRST, cancel: false, detached: false, outcome: None, more: None };
+        TaskId::new(self.me, generation, self.table.push(entry))
+    }
+
+    /// Where the task is, as far as is known; `None` if it has ended or is unknown.
+    pub(crate) fn place(&self, task: TaskId) -> Option<(Place, Epoch)> {
+        let entry = self.table.get(task.sequence())?;
+        entry.outcome.is_none().then_some((entry.at, entry.epoch))
+    }
+
+    /// The outcome if the task has ended; it stays.
+    pub(crate) fn outcome(&self, task: TaskId) -> Option<&Outcome> {
+        self.table.get(task.sequence())?.outcome.as_deref()
+    }
+
+    pub(crate) fn is_known(&self, task: TaskId) -> bool {
+        self.table.get(task.sequence()).is_some()
+    }
+
+    /// Takes the outcome, and the entry with it.
+    pub(crate) fn take(&mut self, task: TaskId) -> Option<Outcome> {
+        self.outcome(task)?;
+        self.table.remove(task.sequence())?.outcome.map(|outcome| *outcome)
+    }
+
+    /// Rule 2, and what waited for the task's new place.
+    pub(crate) fn located(&mut self, cx: &mut Cx<'_>, deaths: &Deaths, task: TaskId, at: Place, epoch: Epoch) {
+        let live = self.table.get_mut(task.sequence()).filter(|entry| entry.outcome.is_none());
+        let Some(entry) = live else {
+            // Rule 1. Not reached while the rules hold; if it is, the task must not go on unseen.
+            return cx.out.frame(at.node, Frame::StopTask { task });
+        };
+        if epoch <= entry.epoch {
+            return;
+        }
+        (entry.at, entry.epoch) = (at, epoch);
+        if entry.cancel {
+            cx.out.frame(at.node, Frame::StopTask { task });
+        }
+        if cx.members.is_dead(at) && !deaths.is_open(at) {
+            self.end(cx, task, Outcome::Lost { node: at.node });
+        }
+    }
+
+    /// The task ended at a live place, in `epoch`.
+    pub(crate) fn ended(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch, outcome: Outcome) {
+        if self.table.get(task.sequence()).is_some_and(|entry| entry.epoch <= epoch) {
+            self.end(cx, task, outcome);
+        }
+    }
+
+    /// The task was never begun.
+    pub(crate) fn not_started(&mut self, cx: &mut Cx<'_>, task: TaskId, reason: Refusal) {
+        self.ended(cx, task, Epoch::FIRST, Outcome::NotStarted { reason });
+    }
+
+    /// Rules 1 and 3.
+    fn end(&mut self, cx: &mut Cx<'_>, task: TaskId, outcome: Outcome) {
+        let Some(entry) = self.table.get_mut(task.sequence()) else { return };
+        if entry.outcome.is_some() {
+            return;
+        }
+        if let Some(more) = entry.more.take() {
+            for Asker { node, token } in more.joiners {
+                cx.out.frame(node, Frame::JoinAnswer { task, token, outcome: Some(outcome.clone()) });
+            }
+            let why = match &outcome {
+                Outcome::Lost { node } => Refusal::SourceDied { node: *node },
+                _ => Refusal::Ended,
+            };
+            for Pending { asker, ask, .. } in more.asks {
+                ask::answered(cx, task, asker, ask, why.clone());
+            }
+            if let Some(Doubt { source, epoch, .. }) = more.doubt {
+                cx.out.frame(source, Frame::InDoubtAnswer { task, epoch, verdict: Verdict::Taken });
+            }
+        }
+        if entry.detached {
+            self.table.remove(task.sequence());
+        } else {
+            entry.outcome = Some(Box::new(outcome));
+        }
+    }
+
+    pub(crate) fn join(&mut self, cx: &mut Cx<'_>, task: TaskId, asker: Asker) {
+        let Asker { node, token } = asker;
+        match self.table.get_mut(task.sequence()) {
+            Some(entry) if entry.outcome.is_none() => {
+                let joiners = &mut entry.more().joiners;
+                if !joiners.contains(&asker) {
+                    joiners.push(asker);
+                }
+            }
+            entry => {
+                let outcome = entry.and_then(|entry| entry.outcome.as_deref().cloned());
+                cx.out.frame(node, Frame::JoinAnswer { task, token, outcome });
+            }
+        }
+    }
+
+    /// Nobody will ask for the outcome, or nobody will ask again.
+    pub(crate) fn detach(&mut self, task: TaskId) {
+        if self.take(task).is_none()
+            && let Some(entry) = self.table.get_mut(task.sequence())
+        {
+            entry.detached = true;
+        }
+    }
+
+    pub(crate) fn cancel(&mut self, cx: &mut Cx<'_>, task: TaskId) {
+        if let Some(entry) = self.table.get_mut(task.sequence())
+            && entry.outcome.is_none()
+            && !entry.cancel
+        {
+            entry.cancel = true;
+            cx.out.frame(entry.at.node, Frame::StopTask { task });
+        }
+    }
+
+    /// A source wants to know whose its frozen task is.
+    pub(crate) fn in_doubt(
+        &mut self,
+        cx: &mut Cx<'_>,
+        deaths: &Deaths,
+        source: NodeId,
+        task: TaskId,
+        epoch: Epoch,
+        target: Place,
+    ) {
+        let live = self.table.get_mut(task.sequence()).filter(|entry| entry.outcome.is_none());
+        let Some(entry) = live.filter(|entry| entry.epoch < epoch) else {
+            return cx.out.frame(source, Frame::InDoubtAnswer { task, epoch, verdict: Verdict::Taken });
+        };
+        entry.more().doubt = Some(Doubt { source, epoch, target });
+        let settled = cx.members.is_dead(target) && !deaths.is_open(target);
+        if settled || cx.fault == Fault::LoseAtOnce {
+            self.decide(cx, task);
+        }
+    }
+
+    /// All who live have dealt with the death of `dead` (rule 5).
+    pub(crate) fn settled(&mut self, cx: &mut Cx<'_>, dead: Place) {
+        for sequence in self.table.sequences() {
+            let Some(entry) = self.table.get(sequence) else { continue };
+            let generation = cx.members.generation.expect("a node with tasks has been admitted");
+            let task = TaskId::new(self.me, generation, sequence);
+            if entry.outcome.is_some() {
+                continue;
+            }
+            if entry.at == dead {
+                self.end(cx, task, Outcome::Lost { node: dead.node });
+                continue;
+            }
+            let Some(more) = &entry.more else { continue };
+            if more.doubt.as_ref().is_some_and(|doubt| doubt.target == dead) {
+                self.decide(cx, task);
+            }
+            self.place_died(cx, task, dead);
+        }
+    }
+
+    /// Answers the doubt about a task: the try was taken if a place of that epoch or a later one was ever heard of.
+    fn decide(&mut self, cx: &mut Cx<'_>, task: TaskId) {
+        let Some(entry) = self.table.get_mut(task.sequence()) else { return };
+        let Some(Doubt { source, epoch, .. }) = entry.more().doubt.take() else { return };
+        let verdict = match cx.members.place(source) {
+            Some(place) if place == entry.at && entry.epoch < epoch => {
+                (entry.at, entry.epoch) = (place, epoch.next());
+                Verdict::GoOn { epoch: entry.epoch }
+            }
+            _ => Verdict::Taken,
+        };
+        cx.out.frame(source, Frame::InDoubtAnswer { task, epoch, verdict });
+    }
+}
+
+impl Entry {
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+}

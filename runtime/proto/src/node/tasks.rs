@@ -1,0 +1,203 @@
+//! The driver's side: what it asks for on behalf of tasks, and what it reports of them.
+
+use super::{Core, step};
+use crate::{
+    action::{Action, Cx},
+    id::{Asker, EntryId, Epoch, NodeId, TaskId, Token},
+    time::Micros,
+    wire::{Answer, Ask, Frame, Outcome, Refusal, ShipHeader, TaskInfo},
+};
+
+/// What a home knows about the end of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TryJoin {
+    /// It ended so; the outcome was taken.
+    Done(Outcome),
+    /// It has not ended.
+    Pending,
+    /// Its home is here, and keeps nothing under that name (any more).
+    Unknown,
+    /// Its home is another node.
+    Elsewhere,
+}
+
+impl Core {
+    // Spawning and ending.
+
+    /// Names a task that begins on this node. `None` before this node is admitted.
+    pub fn spawn_here(&mut self) -> Option<TaskId> {
+        Some(self.home.spawn(self.members.generation?, self.members.me))
+    }
+
+    /// Sends a call to `node`, to begin there as the task that is returned. If it cannot, the task ends as
+    /// [`Outcome::NotStarted`]. For this node itself the action is `StartCall`.
+    ///
+    /// # Errors
+    /// [`Refusal::NotAMember`], before anything has happened.
+    pub fn spawn_at(&mut self, now: Micros, node: NodeId, entry: EntryId, args: Vec<u8>) -> Result<TaskId, Refusal> {
+        let place = self.members.place(node).ok_or(Refusal::NotAMember { node })?;
+        let generation = self.members.generation.ok_or(Refusal::NotAMember { node: self.members.me.node })?;
+        let task = self.home.spawn(generation, place);
+        self.out.frame(node, Frame::Spawn { task, entry, args });
+        self.pump(now);
+        Ok(task)
+    }
+
+    /// The answer to `StartCall` if the call cannot be started here.
+    pub fn spawn_refused(&mut self, now: Micros, task: TaskId, reason: Refusal) {
+        self.adopt_own(task);
+        if step!(self, now, handoff.ended(task)).is_some() {
+            self.out.frame(task.home(), Frame::SpawnRefused { task, reason });
+        }
+        self.pump(now);
+    }
+
+    /// A mobile task has ended on this node; its memory may go.
+    ///
+    /// # Panics
+    /// If the task is frozen here, or is not here at all: then it ran in two places (I1).
+    pub fn ended(&mut self, now: Micros, task: TaskId, outcome: Outcome) {
+        let is_home = self.members.is_home(task);
+        if is_home && !self.handoff.tasks.contains_key(&task) {
+            // It never left and nobody asked: the short way.
+            assert!(self.home.place(task).is_some_and(|(at, _)| at == self.members.me), "I1: {task} ended here, unknown");
+            step!(self, now, home.ended(task, Epoch::FIRST, outcome));
+        } else {
+            let epoch = step!(self, now, handoff.ended(task));
+            let epoch = epoch.unwrap_or_else(|| panic!("I1: {task} ended here, unknown"));
+            if is_home {
+                step!(self, now, home.ended(task, epoch, outcome));
+            } else if !self.members.is_home_dead(task) {
+                self.out.frame(task.home(), Frame::Ended { task, epoch, outcome });
+            }
+        }
+        self.pump(now);
+    }
+
+    // Handles.
+
+    /// Takes the outcome if the home is here and the task has ended.
+    pub fn try_join(&mut self, task: TaskId) -> TryJoin {
+        if !self.members.is_home(task) {
+            TryJoin::Elsewhere
+        } else if let Some(outcome) = self.home.take(task) {
+            TryJoin::Done(outcome)
+        } else if self.home.is_known(task) {
+            TryJoin::Pending
+        } else {
+            TryJoin::Unknown
+        }
+    }
+
+    /// Asks for the task's end: `JoinAnswered`, once, under `token`. The outcome is kept until `join_taken`.
+    /// A token must not be in use.
+    pub fn join(&mut self, now: Micros, task: TaskId, token: Token) {
+        self.joins.insert(token, task);
+        if self.members.is_home_dead(task) {
+            self.joins.remove(&token);
+            let outcome = Some(Outcome::Lost { node: task.home() });
+            self.actions.push_back(Action::JoinAnswered { task, token, outcome });
+        } else {
+            self.out.frame(task.home(), Frame::JoinAsk { task, token });
+            self.pump(now);
+        }
+    }
+
+    /// The outcome was delivered.
+    pub fn join_taken(&mut self, now: Micros, task: TaskId) {
+        self.tell_home(now, task, Frame::JoinTaken { task });
+    }
+
+    /// The handle was dropped: the outcome is for nobody.
+    pub fn detach(&mut self, now: Micros, task: TaskId) {
+        self.tell_home(now, task, Frame::Detach { task });
+    }
+
+    /// The task shall end, wherever it is.
+    pub fn cancel(&mut self, now: Micros, task: TaskId) {
+        self.tell_home(now, task, Frame::Cancel { task });
+    }
+
+    /// Asks the task's place, wherever that is: `Answered`, once, under `token`. A token must not be in use.
+    pub fn ask(&mut self, now: Micros, task: TaskId, token: Token, ask: Ask) {
+        if self.members.is_home_dead(task) {
+            let answer = Answer::refused(ask, Refusal::HomeDied { node: task.home() });
+            self.actions.push_back(Action::Answered { task, token, answer });
+            return;
+        }
+        self.asks.insert(token, (task, ask));
+        let asker = Asker { node: self.members.me.node, token };
+        self.tell_home(now, task, Frame::Ask { task, asker, ask });
+    }
+
+    /// The answer to `InfoWanted`. Leave it out if the task has ended meanwhile.
+    pub fn info(&mut self, now: Micros, task: TaskId, asker: Asker, info: TaskInfo) {
+        self.tell_home(now, task, Frame::Answer { task, asker, answer: Answer::Info(Ok(info)) });
+    }
+
+    fn tell_home(&mut self, now: Micros, task: TaskId, frame: Frame) {
+        if !self.members.is_home_dead(task) {
+            self.out.frame(task.home(), frame);
+            self.pump(now);
+        }
+    }
+
+    // The source of a move.
+
+    /// Orders a task of this node to `target` without anybody waiting for an answer (a policy, or the task itself).
+    /// `Freeze` follows, unless it is there already.
+    ///
+    /// # Errors
+    /// Why not; nothing has happened then.
+    pub fn order(&mut self, now: Micros, task: TaskId, target: NodeId) -> Result<(), Refusal> {
+        self.adopt_own(task);
+        let result = step!(self, now, handoff.order(task, target, None));
+        self.pump(now);
+        result
+    }
+
+    /// The answer to `Freeze`: the task is suspended and frozen, and stays so until `ResumeHere` or `ReleaseSource`.
+    pub fn frozen(&mut self, now: Micros, task: TaskId) {
+        step!(self, now, handoff.frozen(task));
+        self.pump(now);
+    }
+
+    /// The answer to `Freeze` if the task cannot be moved now. It runs on.
+    pub fn freeze_failed(&mut self, now: Micros, task: TaskId, why: Refusal) {
+        step!(self, now, handoff.freeze_failed(task, why));
+        self.pump(now);
+    }
+
+    /// The shipment ordered by `Ship` broke. May be said at any time: it counts only before the commit.
+    pub fn ship_failed(&mut self, now: Micros, task: TaskId, epoch: Epoch, why: &str) {
+        step!(self, now, handoff.try_failed(task, epoch, Refusal::ShipFailed { why: why.to_owned() }));
+        self.pump(now);
+    }
+
+    // The target of a move.
+
+    /// A shipment from the live node `from` begins to arrive. `Ok`: install it, then `installed` or `install_failed`,
+    /// unless `DropCopy` comes first.
+    ///
+    /// # Errors
+    /// Throw the stream away and do nothing else; the source has been told.
+    pub fn ship_arriving(&mut self, now: Micros, from: NodeId, header: &ShipHeader) -> Result<(), Refusal> {
+        let source = self.members.place(from).filter(|place| *place != self.members.me);
+        let source = source.ok_or(Refusal::NotAMember { node: from })?;
+        let result = step!(self, now, handoff.ship_arriving(source, header.task, header.epoch));
+        self.pump(now);
+        result
+    }
+
+    /// Every page of the shipment is in place.
+    pub fn installed(&mut self, now: Micros, task: TaskId, epoch: Epoch) {
+        step!(self, now, handoff.installed(task, epoch));
+        self.pump(now);
+    }
+
+    /// The shipment broke off or cannot be installed, and nothing of it is left here.
+    pub fn install_failed(&mut self, now: Micros, task: TaskId, epoch: Epoch, why: Refusal) {
+        step!(self, now, handoff.install_failed(task, epoch, why));
+        self.pump(now);
+    }
+}

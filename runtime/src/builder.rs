@@ -1,0 +1,82 @@
+//! How a program starts the runtime: [`Builder`], and what `#[migrt::main]` expands to.
+
+use std::process::{ExitCode, Termination};
+
+use crate::config::Config;
+use crate::entry::MainOptions;
+use crate::error::Result;
+use crate::node;
+
+/// Settings of the runtime, and its start.
+///
+/// # Examples
+/// ```
+/// let sum = migrt::Builder::new().workers(2).run(|| {
+///     let tasks: Vec<_> = (0..10u64).map(|i| migrt::spawn(move || i * i)).collect();
+///     tasks.into_iter().map(|t| t.join().unwrap()).sum::<u64>()
+/// });
+/// assert_eq!(sum.unwrap(), 285);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    workers: Option<usize>,
+    local_nodes: u16,
+}
+
+impl Builder {
+    /// The defaults: one node, one worker per core.
+    #[must_use]
+    pub fn new() -> Builder {
+        Builder::default()
+    }
+
+    /// Worker threads of each node. `MIGRT_WORKERS` overrules it.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Builder {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Nodes of a cluster on this machine: this process is node 0 and starts the others as children,
+    /// from this very program with the same arguments. They never reach `main`'s closure.
+    ///
+    /// Ignored if this process was itself started as a node of a cluster (`migrt run`).
+    #[must_use]
+    pub fn local_nodes(mut self, nodes: u16) -> Builder {
+        self.local_nodes = nodes;
+        self
+    }
+
+    /// Starts the runtime. On node 0 runs `main` as a local task and returns its result; on any
+    /// other node serves until the program is over, and then exits the process.
+    ///
+    /// What stands before this call runs on every node; it must not start threads.
+    ///
+    /// # Errors
+    /// The runtime cannot start: a wrong setting, a machine or build that cannot do it, nodes that
+    /// do not join. `main` panicked.
+    pub fn run<T, F>(self, main: F) -> Result<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let config = Config::from_env(self.workers)?;
+        node::run(config, self.local_nodes, main)
+    }
+}
+
+/// `#[migrt::main]`: runs the user's `main`, prints its error, gives its exit code.
+pub fn main<T: Termination + 'static>(options: MainOptions, user_main: fn() -> T) -> ExitCode {
+    let mut builder = Builder::new();
+    if let Some(workers) = options.workers {
+        builder = builder.workers(workers);
+    }
+    // The code is made on the task: a `Termination` need not be `Send`.
+    match builder.run(move || user_main().report()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("Error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Carrying out what the core orders, one order after the other.
+
+use migrt_proto::wire::{Refusal, TaskInfo, TaskState};
+use migrt_proto::{Action, NodeId, Place, TaskId};
+
+use super::{Cluster, Reply};
+use crate::exec::door;
+use crate::migrate;
+use crate::task::mobile::{self, Call, MobileBody};
+use crate::task::record::{Body, TaskRef};
+use crate::task::state::Phase;
+
+impl Cluster {
+    pub(super) fn carry_out(&'static self, order: Action) {
+        match order {
+            Action::Send { to, bytes } => {
+                if let Some(net) = self.net.get() {
+                    net.send(to.0, bytes);
+                }
+            }
+            Action::MemberUp { place, addr } => self.member_up(place, &addr),
+            Action::NodeDead { place } => self.member_dead(place),
+            Action::SlotsGranted { slots } => {
+                for grant in slots {
+                    if let Some(class) = migrt_iso::SlotClass::new(grant.class) {
+                        migrt_iso::pool::global().grant(class, grant.first, grant.count);
+                    }
+                }
+            }
+            Action::Fence { why } => crate::fence::stop(&why),
+            Action::Exit { text } => {
+                tracing::debug!(node = self.me.0, %text, "the program is over");
+                self.finish(0);
+            }
+            Action::Custom { from, kind, bytes } => self.custom(from, kind, &bytes),
+            Action::StartCall { task, entry, args } => self.start_call(task, Call { entry, args }),
+            Action::CancelTask { task, why: _ } => {
+                if let Some(task) = self.resident(task) {
+                    cancel(&task);
+                }
+            }
+            Action::Freeze { task, target } => match self.resident(task) {
+                Some(record) => migrate::freeze(record, target),
+                None => self.tell(|core, now| core.freeze_failed(now, task, Refusal::UnknownTask)),
+            },
+            Action::Ship { task, epoch, to } => {
+                if let Some(record) = self.resident(task) {
+                    migrate::ship(self, &record, epoch, to);
+                }
+            }
+            Action::ResumeHere { task, epoch, why } => {
+                if let Some(record) = self.resident(task) {
+                    migrate::resume_here(self, record, epoch, &why);
+                }
+            }
+            Action::ReleaseSource { task, epoch: _, to } => {
+                let record = self.residents.lock().unwrap().remove(&task);
+                if let Some(record) = record {
+                    migrate::release(self, &record, to);
+                }
+            }
+            Action::DropCopy { task, epoch } => {
+                let arrival = self.arrivals.lock().unwrap().remove(&(task, epoch));
+                if let Some(arrival) = arrival {
+                    arrival.discard();
+                }
+            }
+            Action::Thaw { task, epoch } => {
+                let arrival = self.arrivals.lock().unwrap().remove(&(task, epoch));
+                let arrival = arrival.expect("an installed copy waits for its commit");
+                crate::fail::point("target.commit");
+                let record = arrival.thaw(epoch);
+                self.residents.lock().unwrap().insert(task, record.clone());
+                door::push(record);
+                crate::fail::point("target.thawed");
+            }
+            Action::JoinAnswered { task: _, token, outcome } => {
+                self.reply(token, Reply::Joined(outcome));
+            }
+            Action::Answered { task: _, token, answer } => {
+                self.reply(token, Reply::Answered(answer));
+            }
+            Action::InfoWanted { task, asker } => {
+                let info = self.describe(task);
+                self.tell(|core, now| core.info(now, task, asker, info));
+            }
+            other => tracing::warn!(?other, "an order that this runtime does not know"),
+        }
+    }
+
+    /// Another node's process ends with this code.
+    pub(crate) fn finish(&self, code: i32) {
+        *self.end.0.lock().unwrap() = Some(code);
+        self.end.1.notify_all();
+    }
+
+    fn member_up(&self, place: Place, addr: &str) {
+        let mut members = self.members.lock().unwrap();
+        if !members.contains(&place.node) {
+            members.push(place.node);
+            members.sort_unstable();
+        }
+        drop(members);
+        // The lower number dials; node 0 is dialled by all.
+        if self.me != NodeId::STARTING
+            && self.me < place.node
+            && let (Some(net), Ok(addr)) = (self.net.get(), addr.parse())
+        {
+            net.dial(addr);
+        }
+    }
+
+    fn member_dead(&'static self, place: Place) {
+        tracing::warn!(node = place.node.0, "a node died or was cut off");
+        self.members.lock().unwrap().retain(|&node| node != place.node);
+        if let Some(net) = self.net.get() {
+            net.forget(place.node.0, "this process was declared dead: its lease had ended");
+        }
+        let orphaned: Vec<_> = {
+            let waits = self.waits.lock().unwrap();
+            waits.iter().filter(|(_, w)| w.of == Some(place.node)).map(|(t, _)| *t).collect()
+        };
+        for token in orphaned {
+            self.reply(token, Reply::Nobody);
+        }
+    }
+
+    fn start_call(&'static self, task: TaskId, call: Call) {
+        if crate::entry::lookup(call.entry).is_none() {
+            let why = format!("node {} has no entry {:#018x}", self.me, call.entry.0);
+            return self.tell(|core, now| core.spawn_refused(now, task, Refusal::Other { why }));
+        }
+        let record = mobile::new_task(None, task, call);
+        self.residents.lock().unwrap().insert(task, record.clone());
+        door::push(record);
+    }
+
+    /// What `info()` tells of a task that is here.
+    fn describe(&self, task: TaskId) -> TaskInfo {
+        let record = self.resident(task);
+        let body = record.as_ref().and_then(|r| r.mobile());
+        let header = body.and_then(MobileBody::header);
+        let state = match record.as_ref().map(|r| r.state.phase()) {
+            Some(_) if header.is_none() => TaskState::Waiting,
+            Some(Phase::Queued | Phase::Running) => TaskState::Running,
+            Some(Phase::Waiting) => TaskState::Suspended,
+            Some(Phase::Frozen | Phase::Gone) => TaskState::Moving,
+            Some(Phase::Done) | None => TaskState::Ended,
+        };
+        TaskInfo {
+            state,
+            node: self.me,
+            moves: header.map_or(0, |h| h.moves.load(std::sync::atomic::Ordering::Relaxed)),
+            cpu_us: header.map_or(0, |h| h.cpu_ns.load(std::sync::atomic::Ordering::Relaxed) / 1000),
+            pins: body.map(migrate::pins::of).unwrap_or_default(),
+        }
+    }
+}
+
+fn cancel(task: &TaskRef) {
+    if let Body::Mobile(body) = task.body() {
+        body.ask_cancel();
+        door::wake(task.clone());
+    }
+}

@@ -1,0 +1,133 @@
+//! What the wire calls: hellos, frames, arriving tasks, and the clock of the protocols.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use migrt_proto::wire::{Hello, ShipHeader, WIRE_VERSION};
+use migrt_proto::{NodeId, Place};
+
+use super::Cluster;
+use crate::machine::{Cpu, Image};
+use crate::migrate::arrive::{Arrive, Discard};
+use crate::net::{BulkSink, Handler, LinkError};
+
+/// See the module.
+pub(super) struct Link {
+    cluster: &'static Cluster,
+    hello: Hello,
+    /// Who said hello on the links that are coming up.
+    greeted: Mutex<HashMap<u16, Place>>,
+}
+
+impl Link {
+    pub(super) fn new(cluster: &'static Cluster, cluster_id: u64) -> Link {
+        let place = cluster.look(|core| core.me());
+        let (image, cpu) = (Image::this(), Cpu::this());
+        let hello = Hello {
+            wire_version: WIRE_VERSION,
+            build_id: image.build_hash.to_vec(),
+            region_base: migrt_iso::REGION_BASE as u64,
+            region_len: migrt_iso::REGION_LEN as u64,
+            page_len: cpu.page_len,
+            cpu_features: cpu.features,
+            xcr0: cpu.xcr0,
+            xsave_layout: cpu.xsave_layout,
+            ifunc_targets: image.ifunc_targets,
+            cet: cpu.cet,
+            cluster_id,
+            entries: crate::entry::entries_hash(),
+            node: place.node,
+            incarnation: place.incarnation,
+        };
+        Link { cluster, hello, greeted: Mutex::new(HashMap::new()) }
+    }
+}
+
+impl Handler for Link {
+    fn hello(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.hello.encode(&mut bytes);
+        bytes
+    }
+
+    fn check_hello(&self, bytes: &[u8]) -> Result<u16, String> {
+        let hello = Hello::decode(bytes).map_err(|e| match Hello::peek_version(bytes) {
+            Some(version) if version != WIRE_VERSION => format!(
+                "wire version differs: this node speaks {WIRE_VERSION}, the peer {version}; \
+                 start the same binary on every node"
+            ),
+            _ => format!("the hello cannot be read: {e}"),
+        })?;
+        self.hello.compare(&hello).map_err(|e| e.to_string())?;
+        let place = hello.place();
+        self.cluster.look(|core| core.admits(place)).map_err(|e| e.to_string())?;
+        self.greeted.lock().unwrap().insert(place.node.0, place);
+        Ok(place.node.0)
+    }
+
+    fn peer_up(&self, peer: u16, addr: SocketAddr) {
+        let Some(place) = self.greeted.lock().unwrap().get(&peer).copied() else { return };
+        let admitted = self.cluster.tell(|core, now| core.peer_up(now, place, &addr.to_string()));
+        if let Err(refused) = admitted
+            && let Some(net) = self.cluster.net.get()
+        {
+            net.forget(peer, refused.to_string());
+        }
+    }
+
+    fn peer_down(&self, peer: u16, why: &str) {
+        tracing::debug!(peer, why, "link down");
+        self.cluster.tell(|core, now| core.peer_down(now, NodeId(peer)));
+    }
+
+    fn link_failed(&self, error: &LinkError) {
+        let text = error.to_string();
+        tracing::warn!(%text, "link failed");
+        if error.is_final() {
+            if self.cluster.me != NodeId::STARTING && self.cluster.members().len() < 2 {
+                eprintln!("migrt: node {} cannot join: {text}", self.cluster.me);
+                self.cluster.finish(1);
+            }
+            *self.cluster.link_error.lock().unwrap() = Some(text);
+        }
+    }
+
+    fn frame(&self, peer: u16, bytes: &[u8]) {
+        let taken = self.cluster.tell(|core, now| core.receive(now, NodeId(peer), bytes));
+        if let Err(error) = taken
+            && let Some(net) = self.cluster.net.get()
+        {
+            net.forget(peer, format!("it sent a frame that cannot be read: {error}"));
+        }
+    }
+
+    fn bulk_open(&self, peer: u16, header: &[u8]) -> Box<dyn BulkSink> {
+        crate::fail::point("target.shipping");
+        let opened = ShipHeader::decode(header).map_err(|e| e.to_string()).and_then(|header| {
+            let from = NodeId(peer);
+            self.cluster
+                .tell(|core, now| core.ship_arriving(now, from, &header))
+                .map_err(|e| e.to_string())?;
+            Ok(Arrive::open(self.cluster, header))
+        });
+        match opened {
+            Ok(arrive) => Box::new(arrive),
+            Err(why) => {
+                tracing::warn!(peer, %why, "a shipment is not taken");
+                Box::new(Discard)
+            }
+        }
+    }
+
+    fn tick(&self) -> Option<Instant> {
+        let cluster = self.cluster;
+        let now = cluster.now();
+        if cluster.look(|core| core.next_deadline()).is_some_and(|due| due <= now) {
+            cluster.tell(|core, now| core.tick(now));
+        }
+        let due = cluster.look(|core| core.next_deadline())?;
+        Some(cluster.start + Duration::from_micros(due.0))
+    }
+}

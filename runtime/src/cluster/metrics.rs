@@ -1,0 +1,150 @@
+//! What the node counts, for its program and its peers.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use migrt_proto::NodeId;
+use serde::{Deserialize, Serialize};
+
+use super::{Cluster, Reply, cluster};
+use crate::task::current::{self, wait_until};
+
+/// Pauses kept per node.
+const PAUSES: usize = 65_536;
+const KIND_ASK: u16 = 1;
+const KIND_REPLY: u16 = 2;
+
+/// Counts of one node since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Tasks that left.
+    pub moves_out: u64,
+    /// Tasks that arrived.
+    pub moves_in: u64,
+    /// Moves that were asked for and did not happen.
+    pub moves_refused: u64,
+    /// Bytes of pages sent.
+    pub bytes_shipped: u64,
+    /// Pages sent.
+    pub pages_shipped: u64,
+    /// Microseconds from suspension at the source until running here, of the last 65,536 arrivals;
+    /// what the wire took on the way is not in it.
+    pub pauses_us: Vec<u32>,
+    /// CPU time of the process in microseconds.
+    pub cpu_us: u64,
+    /// Mobile tasks that ended here.
+    pub tasks_ended: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    moves_out: AtomicU64,
+    moves_in: AtomicU64,
+    moves_refused: AtomicU64,
+    bytes_shipped: AtomicU64,
+    pages_shipped: AtomicU64,
+    tasks_ended: AtomicU64,
+    pauses_us: Mutex<(Vec<u32>, usize)>,
+}
+
+impl Counters {
+    pub(crate) fn left(&self) {
+        self.moves_out.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn shipped(&self, pages: usize, bytes: usize) {
+        self.pages_shipped.fetch_add(pages as u64, Ordering::Relaxed);
+        self.bytes_shipped.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn refused(&self) {
+        self.moves_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn arrived(&self, pause_us: u32) {
+        self.moves_in.fetch_add(1, Ordering::Relaxed);
+        let mut pauses = self.pauses_us.lock().unwrap();
+        let (kept, next) = &mut *pauses;
+        if kept.len() < PAUSES {
+            kept.push(pause_us);
+        } else {
+            kept[*next] = pause_us;
+            *next = (*next + 1) % PAUSES;
+        }
+    }
+
+    pub(crate) fn task_ended(&self) {
+        self.tasks_ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Metrics {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Metrics {
+            moves_out: get(&self.moves_out),
+            moves_in: get(&self.moves_in),
+            moves_refused: get(&self.moves_refused),
+            bytes_shipped: get(&self.bytes_shipped),
+            pages_shipped: get(&self.pages_shipped),
+            pauses_us: self.pauses_us.lock().unwrap().0.clone(),
+            cpu_us: process_cpu_us(),
+            tasks_ended: get(&self.tasks_ended),
+        }
+    }
+}
+
+fn process_cpu_us() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
+}
+
+/// The counts of this node.
+#[must_use]
+pub fn metrics() -> Metrics {
+    current::on_worker(|_| current::to_callers_heap(&cluster().metrics.read()))
+}
+
+/// The counts of all live nodes, this one included, by node. A node that dies meanwhile is left out.
+#[must_use]
+pub fn cluster_metrics() -> Vec<(NodeId, Metrics)> {
+    let mut all = Vec::new();
+    for node in crate::nodes() {
+        let mut question = None;
+        let found = wait_until(|waker| {
+            let cluster = cluster();
+            if node == cluster.me() {
+                return Some(Some(current::to_callers_heap(&cluster.metrics.read())));
+            }
+            let reply = cluster.poll_reply(&mut question, waker, Some(node), |core, now, token| {
+                core.send_custom(now, node, KIND_ASK, token.0.to_le_bytes().to_vec());
+            })?;
+            Some(match reply {
+                Reply::Metrics(metrics) => Some(current::to_callers_heap(&metrics)),
+                _ => None,
+            })
+        });
+        all.extend(found.map(|metrics| (node, metrics)));
+    }
+    all
+}
+
+impl Cluster {
+    /// A message between runtimes.
+    pub(super) fn custom(&'static self, from: NodeId, kind: u16, bytes: &[u8]) {
+        match (kind, bytes.split_first_chunk::<8>()) {
+            (KIND_ASK, Some((token, _))) => {
+                let mut reply = token.to_vec();
+                let metrics = self.metrics.read();
+                reply.extend(postcard::to_stdvec(&metrics).expect("plain numbers encode"));
+                self.tell(|core, now| core.send_custom(now, from, KIND_REPLY, reply));
+            }
+            (KIND_REPLY, Some((token, rest))) => {
+                if let Ok(metrics) = postcard::from_bytes(rest) {
+                    let token = migrt_proto::Token(u64::from_le_bytes(*token));
+                    self.reply(token, Reply::Metrics(metrics));
+                }
+            }
+            _ => tracing::warn!(from = from.0, kind, "a message of an unknown kind"),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The driver of the protocols: one [`Core`] per node, the threads that feed it, and what it orders.
+//!
+//! Any thread may tell the core something. What it answers goes into one queue; the thread that
+//! finds nobody working on the queue works it off, in order, outside the lock. So orders are carried
+//! out one after the other without a thread of their own, and carrying one out may tell the core
+//! something again.
+//!
+//! [`driver`] carries out, [`link`] is what the wire calls, [`ask`] what handles call, [`home`] what
+//! the end of a task calls, [`metrics`] counts.
+
+pub(crate) mod ask;
+mod driver;
+pub(crate) mod home;
+mod link;
+pub(crate) mod metrics;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use migrt_proto::wire::{Answer, Outcome};
+use migrt_proto::{Action, Core, Epoch, Incarnation, Micros, NodeId, Place, TaskId, Token};
+
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::migrate::arrive::Arrival;
+use crate::net::{Identity, Net, NetConfig, Part};
+use crate::task::join::Waker;
+use crate::task::record::TaskRef;
+
+/// What came for one who waits under a token.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Joined(Option<Outcome>),
+    Answered(Answer),
+    Metrics(metrics::Metrics),
+    /// The node that was to reply is gone.
+    Nobody,
+}
+
+#[derive(Debug)]
+struct Wait {
+    waker: Waker,
+    reply: Option<Reply>,
+    /// The node asked, for replies that its death settles.
+    of: Option<NodeId>,
+}
+
+#[derive(Debug)]
+struct Desk {
+    core: Core,
+    orders: VecDeque<Action>,
+    /// Some thread works the queue off.
+    busy: bool,
+    /// The deadline that the net thread knows of.
+    deadline: Option<Micros>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    start: Instant,
+    me: NodeId,
+    expected: u16,
+    desk: Mutex<Desk>,
+    net: OnceLock<Net>,
+    /// The mobile tasks that are here.
+    residents: Mutex<HashMap<TaskId, TaskRef>>,
+    arrivals: Mutex<HashMap<(TaskId, Epoch), Arc<Arrival>>>,
+    waits: Mutex<HashMap<Token, Wait>>,
+    token: AtomicU64,
+    pub(crate) metrics: metrics::Counters,
+    /// The live members, this node included.
+    members: Mutex<Vec<NodeId>>,
+    link_error: Mutex<Option<String>>,
+    end: (Mutex<Option<i32>>, Condvar),
+}
+
+impl Cluster {
+    pub(crate) fn new(config: &Config) -> Cluster {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let incarnation = Incarnation(now.map_or(1, |d| d.as_micros() as u64));
+        let me = NodeId(config.node);
+        let core = Core::new(migrt_proto::Config::new(Place::new(me, incarnation), config.nodes));
+        Cluster {
+            start: Instant::now(),
+            me,
+            expected: config.nodes,
+            desk: Mutex::new(Desk { core, orders: VecDeque::new(), busy: false, deadline: None }),
+            net: OnceLock::new(),
+            residents: Mutex::new(HashMap::new()),
+            arrivals: Mutex::new(HashMap::new()),
+            waits: Mutex::new(HashMap::new()),
+            token: AtomicU64::new(1),
+            metrics: metrics::Counters::default(),
+            members: Mutex::new(vec![me]),
+            link_error: Mutex::new(None),
+            end: (Mutex::new(None), Condvar::new()),
+        }
+    }
+
+    /// Carries out what a fresh core orders (node 0: its slots). Called once the node is published.
+    pub(crate) fn begin(&'static self) {
+        self.tell(|_, _| ());
+    }
+
+    /// This node.
+    pub(crate) fn me(&self) -> NodeId {
+        self.me
+    }
+
+    fn now(&self) -> Micros {
+        Micros(self.start.elapsed().as_micros() as u64)
+    }
+
+    /// Tells the core something and sees that its orders are carried out.
+    pub(crate) fn tell<R>(&'static self, event: impl FnOnce(&mut Core, Micros) -> R) -> R {
+        let now = self.now();
+        let mut desk = self.desk.lock().unwrap();
+        let result = event(&mut desk.core, now);
+        while let Some(order) = desk.core.poll_action() {
+            desk.orders.push_back(order);
+        }
+        crate::fence::set_lease(desk.core.lease_until().map(|until| Duration::from_micros(until.0.saturating_sub(now.0))));
+        let deadline = desk.core.next_deadline();
+        let sooner = match (deadline, desk.deadline) {
+            (Some(new), Some(known)) => new < known,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        desk.deadline = deadline;
+        if desk.busy {
+            return result;
+        }
+        desk.busy = true;
+        while let Some(order) = desk.orders.pop_front() {
+            drop(desk);
+            self.carry_out(order);
+            desk = self.desk.lock().unwrap();
+        }
+        desk.busy = false;
+        drop(desk);
+        if sooner && let Some(net) = self.net.get() && !net.is_net_thread() {
+            // The net thread asks for the deadline after each turn with a closure in it.
+            net.run_soon(Box::new(|| ()));
+        }
+        result
+    }
+
+    /// Looks something up in the core without telling it anything.
+    fn look<R>(&self, look: impl FnOnce(&Core) -> R) -> R {
+        look(&self.desk.lock().unwrap().core)
+    }
+
+    /// Listens, and dials node 0.
+    pub(crate) fn connect(&'static self, config: &Config, identity: Identity) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| Error::new(Kind::Start, e.to_string());
+        let cluster_id = identity.cluster_id();
+        let mut net_config = NetConfig::new(identity);
+        net_config.bind = config.bind;
+        let handler = Arc::new(link::Link::new(self, cluster_id));
+        let net = Net::start(net_config, handler).map_err(|e| failed(&e))?;
+        let _ = self.net.set(net.clone());
+        if self.me != NodeId::STARTING {
+            let address = match (config.join, &config.cluster_dir) {
+                (Some(address), _) => address,
+                (None, Some(dir)) => crate::launch::read_address(dir, Duration::from_secs(10))?,
+                (None, None) => return Err(failed(&"MIGRT_JOIN is not set: node 0's address")),
+            };
+            net.dial(address);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        self.net.get().map(Net::local_addr)
+    }
+
+    /// The live members, this node included, ascending.
+    pub(crate) fn members(&self) -> Vec<NodeId> {
+        self.members.lock().unwrap().clone()
+    }
+
+    /// The nodes that node 0 waits for.
+    pub(crate) fn missing(&self) -> Vec<u16> {
+        let members = self.members();
+        (0..self.expected).filter(|&n| !members.contains(&NodeId(n))).collect()
+    }
+
+    /// Why a link to a node did not come up, if that is final.
+    pub(crate) fn link_error(&self) -> Option<String> {
+        self.link_error.lock().unwrap().clone()
+    }
+
+    pub(crate) fn resident(&self, task: TaskId) -> Option<TaskRef> {
+        self.residents.lock().unwrap().get(&task).cloned()
+    }
+
+    pub(crate) fn residents(&self) -> Vec<TaskRef> {
+        self.residents.lock().unwrap().values().cloned().collect()
+    }
+
+    /// Sends pages; `done` hears when they have arrived or why not.
+    pub(crate) fn send_bulk(
+        &self,
+        to: NodeId,
+        header: Vec<u8>,
+        parts: Vec<Part>,
+        done: impl FnOnce(Result<(), String>) + Send + 'static,
+    ) {
+        match self.net.get() {
+            Some(net) => net.send_bulk(to.0, header, parts, Box::new(done)),
+            None => done(Err("this node is alone".to_owned())),
+        }
+    }
+
+    pub(crate) fn expect_arrival(&self, task: TaskId, epoch: Epoch, arrival: Arc<Arrival>) {
+        self.arrivals.lock().unwrap().insert((task, epoch), arrival);
+    }
+
+    pub(crate) fn forget_arrival(&self, task: TaskId, epoch: Epoch) {
+        self.arrivals.lock().unwrap().remove(&(task, epoch));
+    }
+
+    fn next_token(&self) -> Token {
+        Token(self.token.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Node 0: the program is over. Tells the others and closes the links.
+    pub(crate) fn end(&'static self, text: &str) {
+        if let Some(net) = self.net.get() {
+            self.tell(|core, now| core.shutdown(now, text));
+            net.clone().close(text);
+        }
+    }
+
+    /// Another node: sleeps until the program is over; the exit code.
+    pub(crate) fn wait_for_end(&self) -> i32 {
+        let mut end = self.end.0.lock().unwrap();
+        loop {
+            match *end {
+                Some(code) => return code,
+                None => end = self.end.1.wait(end).unwrap(),
+            }
+        }
+    }
+}
+
+/// The cluster as this node sees it.
+pub(crate) fn cluster() -> &'static Cluster {
+    &crate::node::node().cluster
+}

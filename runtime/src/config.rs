@@ -1,0 +1,106 @@
+//! Settings: the builder's, and the `MIGRT_*` variables that a launcher sets for each node.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `MIGRT_CLUSTER` | folder with the identities `node-0`, `node-1`, … of a cluster on this machine |
+//! | `MIGRT_NODE` | this node's number, 0 for the one that runs `main` |
+//! | `MIGRT_NODES` | how many nodes `main` waits for |
+//! | `MIGRT_JOIN` | address of node 0; without it node 0's address is read from the folder |
+//! | `MIGRT_BIND` | address to listen on, loopback if not given |
+//! | `MIGRT_WORKERS` | worker threads of this node |
+//! | `MIGRT_CHAOS` | `1`: move every mobile task at every suspension |
+//! | `MIGRT_AUDIT` | `strict` (refuse a move that would take a node's address along), `warn`, `off` |
+//! | `MIGRT_FAIL` | `POINT=kill` or `POINT=stop`, with `@N` the N-th time only: for tests |
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::error::{Error, Kind, Result};
+
+/// The nodes of a cluster at most.
+pub(crate) const NODES_MAX: u16 = 1024;
+
+/// What a scan that finds node memory in a task about to leave does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audit {
+    Off,
+    Warn,
+    Strict,
+}
+
+/// Everything that is settled before the runtime starts.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) node: u16,
+    pub(crate) nodes: u16,
+    pub(crate) cluster_dir: Option<PathBuf>,
+    pub(crate) join: Option<SocketAddr>,
+    pub(crate) bind: SocketAddr,
+    pub(crate) workers: usize,
+    pub(crate) audit: Audit,
+    pub(crate) main_stack_len: usize,
+}
+
+impl Config {
+    /// Reads the variables over what the program asked for.
+    pub(crate) fn from_env(asked_workers: Option<usize>) -> Result<Config> {
+        let workers = match var::<usize>("MIGRT_WORKERS", "a number of threads from 1 to 512")? {
+            Some(workers) => Some(workers),
+            None => asked_workers,
+        };
+        if workers.is_some_and(|w| !(1..=512).contains(&w)) {
+            return Err(bad("MIGRT_WORKERS", "a number of threads from 1 to 512", "that"));
+        }
+        let node = var::<u16>("MIGRT_NODE", "a node number, 0 for the one that runs main")?;
+        let nodes = var::<u16>("MIGRT_NODES", "a number of nodes from 1 to 1024")?.unwrap_or(1);
+        if !(1..=NODES_MAX).contains(&nodes) || node.unwrap_or(0) >= NODES_MAX {
+            return Err(bad("MIGRT_NODES", "a number of nodes from 1 to 1024", "that"));
+        }
+        let audit = match std::env::var("MIGRT_AUDIT").ok().as_deref() {
+            None | Some("strict") => Audit::Strict,
+            Some("warn") => Audit::Warn,
+            Some("off") => Audit::Off,
+            Some(other) => return Err(bad("MIGRT_AUDIT", "off, warn or strict", other)),
+        };
+        let config = Config {
+            node: node.unwrap_or(0),
+            nodes,
+            cluster_dir: std::env::var_os("MIGRT_CLUSTER").map(PathBuf::from),
+            join: var("MIGRT_JOIN", "an address such as 10.0.0.1:7000")?,
+            bind: var("MIGRT_BIND", "an address such as 10.0.0.1:7000")?
+                .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+            workers: workers.unwrap_or_else(default_workers),
+            audit,
+            main_stack_len: 16 << 20,
+        };
+        if node.is_some() && config.cluster_dir.is_none() {
+            return Err(Error::new(
+                Kind::Config,
+                "MIGRT_NODE is set but MIGRT_CLUSTER is not: a node of a cluster needs the folder \
+                 with its identity; start the program by `migrt run`, or unset MIGRT_NODE to run alone",
+            ));
+        }
+        Ok(config)
+    }
+}
+
+/// One worker per core that this process may use.
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn var<T: FromStr>(name: &str, wanted: &str) -> Result<Option<T>> {
+    match std::env::var(name) {
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => Err(bad(name, wanted, "not text")),
+        Ok(text) => text.trim().parse().map(Some).map_err(|_| bad(name, wanted, &text)),
+    }
+}
+
+fn bad(name: &str, wanted: &str, found: &str) -> Error {
+    Error::new(
+        Kind::Config,
+        format!("{name} is to be {wanted}, but is {found:?}: correct or unset it and start again"),
+    )
+}

@@ -1,0 +1,43 @@
+//! The doors of the executor: how a task becomes runnable, wherever the caller stands.
+//!
+//! Callers are on a worker's own stack, on a local task, or on an OS thread outside the runtime;
+//! a mobile task comes here only through [`crate::task::current::on_worker`].
+
+use super::queue::Exec;
+use super::worker::Worker;
+use crate::task::record::{Body, TaskRef};
+use crate::task::state::Wake;
+
+/// Makes a waiting task runnable (and a running one run once more).
+pub(crate) fn wake(task: TaskRef) {
+    if task.state.wake() == Wake::Push {
+        push(task);
+    }
+}
+
+/// Queues a task whose state word the caller just took into `QUEUED` (rule 1 of `task/state.rs`).
+pub(crate) fn push(task: TaskRef) {
+    let here = Worker::current();
+    if let Body::Local(local) = task.body() {
+        if local.started() {
+            let home = local.worker.load(std::sync::atomic::Ordering::Acquire) as usize;
+            match here {
+                Some(worker) if worker.index() == home => worker.push_local(task),
+                _ => exec().send_to(home, task),
+            }
+            return;
+        }
+    }
+    match here {
+        Some(worker) => worker.push_shared(task),
+        None => exec().inject(task),
+    }
+}
+
+/// The node's executor.
+///
+/// # Panics
+/// If the runtime was not started in this process.
+pub(crate) fn exec() -> &'static Exec {
+    crate::node::node().exec()
+}

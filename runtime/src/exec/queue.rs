@@ -1,0 +1,97 @@
+//! Where runnable tasks wait.
+//!
+//! ```text
+//! injector   shared; what comes from outside the workers           anybody
+//! deque      one per worker: un-started tasks and mobile tasks      owner, thieves
+//! inbox      one per worker: started local tasks woken elsewhere    anybody in, owner out
+//! locals     one per worker: started local tasks, no atomics        owner
+//! ```
+
+use crossbeam_deque::{Injector, Steal, Stealer};
+use crossbeam_queue::SegQueue;
+
+use super::idle::Idle;
+use super::park::Parker;
+use super::timer::Timers;
+use crate::task::record::TaskRef;
+
+/// A worker's parts that others may touch.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) stealer: Stealer<TaskRef>,
+    pub(crate) inbox: SegQueue<TaskRef>,
+    pub(crate) parker: Parker,
+}
+
+/// The executor of the node.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    pub(crate) injector: Injector<TaskRef>,
+    pub(crate) shared: Vec<Shared>,
+    pub(crate) idle: Idle,
+    pub(crate) timers: Timers,
+    pub(crate) stop: std::sync::atomic::AtomicBool,
+}
+
+impl Exec {
+    /// A task that any worker may run, from a thread that is none.
+    pub(crate) fn inject(&self, task: TaskRef) {
+        self.injector.push(task);
+        self.wake_one();
+    }
+
+    /// Something that anybody may take was pushed.
+    #[inline]
+    pub(crate) fn wake_one(&self) {
+        if let Some(index) = self.idle.worker_to_wake() {
+            self.shared[index].parker.unpark();
+        }
+    }
+
+    /// A started local task, for its worker.
+    pub(crate) fn send_to(&self, worker: usize, task: TaskRef) {
+        self.shared[worker].inbox.push(task);
+        if self.idle.wake_worker(worker) {
+            self.shared[worker].parker.unpark();
+        }
+    }
+
+    /// Takes a task from another worker or the injector; a batch of the rest goes to `into`.
+    pub(crate) fn steal(
+        &self,
+        thief: usize,
+        first_victim: usize,
+        into: &crossbeam_deque::Worker<TaskRef>,
+    ) -> Option<TaskRef> {
+        loop {
+            let mut retry = false;
+            match self.injector.steal_batch_and_pop(into) {
+                Steal::Success(task) => return Some(task),
+                Steal::Retry => retry = true,
+                Steal::Empty => {}
+            }
+            let count = self.shared.len();
+            for step in 0..count {
+                let victim = (first_victim + step) % count;
+                if victim == thief {
+                    continue;
+                }
+                match self.shared[victim].stealer.steal_batch_and_pop(into) {
+                    Steal::Success(task) => return Some(task),
+                    Steal::Retry => retry = true,
+                    Steal::Empty => {}
+                }
+            }
+            if !retry {
+                return None;
+            }
+        }
+    }
+
+    /// Whether worker `index` would find something if it looked.
+    pub(crate) fn has_work_for(&self, index: usize) -> bool {
+        !self.injector.is_empty()
+            || !self.shared[index].inbox.is_empty()
+            || self.shared.iter().any(|s| !s.stealer.is_empty())
+    }
+}

@@ -1,0 +1,211 @@
+//! Moving a task, in the order of its life:
+//!
+//! ```text
+//! spawn  run  decide  suspend  freeze  ship  thaw  resume
+//! stop-copy           suspend  freeze  ship  thaw  resume
+//! ```
+//!
+//! Who decides each step is `migrt_proto::migrate`; here the steps are done. [`freeze`] gets the
+//! task out of the workers' hands and [`depart`] checks that it may leave, [`ship`] copies its
+//! [`image`] and sends it; at the target [`arrive`] installs it and thaws it; it resumes through
+//! `exec::door` like any other task. If anything fails before the commit, [`resume_here`].
+
+#[expect(unsafe_code, reason = "installs arriving pages and wakes what they hold")]
+pub(crate) mod arrive;
+pub(crate) mod chaos;
+#[expect(unsafe_code, reason = "reads the pages of frozen tasks and writes those of arriving ones")]
+pub(crate) mod image;
+pub(crate) mod pins;
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use migrt_iso::{PAGE_LEN, SlotId, pool};
+use migrt_proto::wire::{Refusal, ShipHeader};
+use migrt_proto::{EntryId, Epoch, NodeId};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Cluster, cluster};
+use crate::exec::door;
+use crate::fail;
+use crate::task::header::Header;
+use crate::task::mobile::{Call, MobileBody};
+use crate::task::record::TaskRef;
+
+/// What travels beside the pages.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    /// The task's entry: the target checks that it has it.
+    pub(crate) entry: u64,
+    /// The encoded arguments of a task that has not started; it has no pages.
+    pub(crate) args: Option<Vec<u8>>,
+    /// How long the task had stood still when this was written.
+    pub(crate) stood_us: u32,
+    /// Monotonic time of the task when it was frozen, nanoseconds.
+    pub(crate) clock_ns: i64,
+}
+
+/// The core orders a task to be moved: gets it out of the workers' hands.
+pub(crate) fn freeze(task: TaskRef, target: NodeId) {
+    fail::point("source.ordered");
+    let body = mobile(&task);
+    body.ask_move(target.0);
+    if task.state.freeze_waiting() {
+        depart(task);
+    } else {
+        // A running task is asked at its safepoints; one about to sleep must look once more.
+        door::wake(task);
+    }
+}
+
+/// The task is frozen and in the caller's hands: may it leave?
+pub(crate) fn depart(task: TaskRef) {
+    let body = mobile(&task);
+    let cluster = cluster();
+    let Some(target) = body.take_move() else {
+        // Called off meanwhile.
+        return stay(task);
+    };
+    body.frozen_at(Instant::now());
+    match check(body, NodeId(target)) {
+        Ok(()) => {
+            fail::point("source.frozen");
+            cluster.tell(|core, now| core.frozen(now, body.id));
+        }
+        Err(why) => {
+            cluster.metrics.refused();
+            tracing::debug!(task = %body.id, target, %why, "a move is refused");
+            body.set_refusal(why.to_string());
+            let id = body.id;
+            stay(task);
+            cluster.tell(|core, now| core.freeze_failed(now, id, why));
+        }
+    }
+}
+
+/// Whether a frozen task may leave this node.
+fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
+    if target == cluster().me() {
+        return Err(Refusal::Other { why: "it is there already".to_owned() });
+    }
+    let pins = pins::of(body);
+    if !pins.is_empty() {
+        return Err(Refusal::Pinned { what: pins.join(", ") });
+    }
+    let Some(header) = body.header() else { return Ok(()) };
+    let sp = image::saved_sp(header);
+    let layout = header.layout();
+    if !(layout.stack_low()..layout.tls_start()).contains(&sp) {
+        return Err(Refusal::Pinned {
+            what: "it is suspended on another stack than its own (a nested coroutine, or a library \
+                   that switches stacks)"
+                .to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// A frozen task goes on where it is.
+fn stay(task: TaskRef) {
+    task.state.thaw();
+    door::push(task);
+}
+
+/// Sends a frozen task to `to`.
+pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
+    let body = mobile(task);
+    let id = body.id;
+    let (manifest, image) = match body.header() {
+        Some(header) => {
+            prepare(header);
+            let manifest = Manifest {
+                entry: header.entry.id.0,
+                args: None,
+                stood_us: body.stood_us(),
+                clock_ns: crate::task::clock_of(header),
+            };
+            (manifest, image::copy(header))
+        }
+        None => {
+            let call = body.take_call().expect("a task without a header has its call");
+            let manifest = Manifest {
+                entry: call.entry.0,
+                args: Some(call.args.clone()),
+                stood_us: body.stood_us(),
+                clock_ns: 0,
+            };
+            body.put_call(call);
+            (manifest, image::Image::default())
+        }
+    };
+    let page_count = image.page_count;
+    let ship = ShipHeader {
+        task: id,
+        epoch,
+        slots: image.slots,
+        page_len: PAGE_LEN as u32,
+        extra: postcard::to_stdvec(&manifest).expect("plain data encodes"),
+    };
+    let mut header = Vec::new();
+    ship.encode(&mut header);
+    cluster.metrics.shipped(page_count, page_count * PAGE_LEN + header.len());
+    let parts = image.parts.into_iter().map(Into::into).collect();
+    cluster.send_bulk(to, header, parts, move |result| {
+        if let Err(why) = result {
+            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
+        }
+    });
+    fail::point("source.shipped");
+}
+
+/// Takes the words of this node out of a header that is about to be shipped.
+fn prepare(header: &Header) {
+    header.worker.set(std::ptr::null());
+    header.record.set(std::ptr::null());
+    header.prefix.clear_worker();
+    crate::task::safepoint::clear(header);
+}
+
+/// The move did not happen (I11): the task goes on here, in `epoch`.
+pub(crate) fn resume_here(cluster: &Cluster, task: TaskRef, epoch: Epoch, why: &Refusal) {
+    let body = mobile(&task);
+    tracing::debug!(task = %body.id, %why, "a move failed; the task goes on here");
+    body.set_refusal(why.to_string());
+    body.epoch.store(epoch.0, Ordering::Relaxed);
+    cluster.metrics.refused();
+    if body.take_move().is_none() && task.state.phase() == crate::task::state::Phase::Frozen {
+        stay(task);
+    }
+}
+
+/// The task is another node's: lets the frozen copy go without running anything of it.
+pub(crate) fn release(cluster: &Cluster, task: &TaskRef, to: NodeId) {
+    let body = mobile(task);
+    fail::point("source.acked");
+    cluster.metrics.left();
+    tracing::debug!(task = %body.id, to = to.0, "left");
+    if let Some(header) = body.header() {
+        for slot in slots_of(header) {
+            pool::global().release(slot);
+        }
+    }
+    body.clear_header();
+    task.state.release();
+}
+
+/// The slots of a task, its task slot first.
+pub(crate) fn slots_of(header: &Header) -> Vec<SlotId> {
+    let mut slots = vec![header.slot];
+    header.prefix.arena().for_each_extent(&mut |slot| slots.push(slot));
+    slots
+}
+
+fn mobile(task: &TaskRef) -> &MobileBody {
+    task.mobile().expect("only mobile tasks move")
+}
+
+/// The call in a manifest.
+fn call_of(manifest: &Manifest) -> Option<Call> {
+    let args = manifest.args.clone()?;
+    Some(Call { entry: EntryId(manifest.entry), args })
+}

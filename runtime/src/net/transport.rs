@@ -1,0 +1,64 @@
+//! QUIC's numbers: windows, path MTU, timeouts.
+//!
+//! Measured in facts N. On loopback the packet size is what counts most after the socket buffers,
+//! and discovery would stop at 1,452, so it is set; elsewhere a small start and discovery up to
+//! jumbo frames. The first megabytes must not wait for the congestion window to grow.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::CubicConfig;
+use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+/// Largest UDP payload a node accepts; also the limit of path MTU discovery.
+pub(super) const RECEIVE_PAYLOAD_MAX: u16 = 8_952;
+
+/// On loopback: ten of these make one segmented send, and must stay below 65,507 bytes.
+const LOOPBACK_MTU: u16 = 6_500;
+/// On loopback without segmentation offload each packet is its own system call: larger ones.
+const LOOPBACK_MTU_UNSEGMENTED: u16 = RECEIVE_PAYLOAD_MAX;
+/// Elsewhere: Ethernet's 1,500 less IPv6 and UDP headers.
+const ETHERNET_MTU: u16 = 1_452;
+
+const INITIAL_WINDOW: u64 = 4 << 20;
+const STREAM_WINDOW: u32 = 16 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+pub(super) fn send_window() -> u64 { std::env::var("SW").ok().and_then(|s| s.parse().ok()).unwrap_or(16) << 18 }
+const STREAMS: u32 = 4_096;
+
+/// A link without any sign of life for so long is lost.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+const KEEP_ALIVE: Duration = Duration::from_millis(300);
+
+/// The transport settings for a peer at `addr`.
+pub(super) fn config(addr: SocketAddr, segmented: bool) -> Arc<TransportConfig> {
+    let mut config = TransportConfig::default();
+    let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("three seconds fit a QUIC timeout");
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(INITIAL_WINDOW);
+    config
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(send_window())
+        .max_concurrent_uni_streams(VarInt::from_u32(STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(Arc::new(congestion));
+    if addr.ip().to_canonical().is_loopback() {
+        let mtu = if segmented { LOOPBACK_MTU } else { LOOPBACK_MTU_UNSEGMENTED };
+        // The default guess of a third of a second would make a first packet that met nobody be
+        // repeated only after a second.
+        config.initial_mtu(mtu).mtu_discovery_config(None).initial_rtt(Duration::from_millis(2));
+    } else {
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(RECEIVE_PAYLOAD_MAX);
+        config
+            .initial_mtu(ETHERNET_MTU)
+            .mtu_discovery_config(Some(discovery))
+            .initial_rtt(Duration::from_millis(100));
+    }
+    Arc::new(config)
+}

@@ -1,0 +1,111 @@
+//! Who runs here, and the one way to wait.
+//!
+//! Code of the runtime that a task calls runs on the task's stack. What it may do there:
+//!
+//! * on a *mobile* task nothing that touches node memory; it goes to the worker's stack and the
+//!   worker's thread-locals for that ([`on_worker`]), and brings back plain values only;
+//! * on a *local* task anything: it runs on its worker's thread-locals.
+//!
+//! Every wait is a loop of "look, register, suspend" ([`wait_until`]): a task may be woken at any
+//! time for no reason that it knows, such as its arrival on another node.
+
+use super::coro::Suspend;
+use super::header::Header;
+use super::join::{ThreadWaiter, Waker};
+use super::tls;
+use crate::exec::worker::Worker;
+
+/// The mobile task that runs here, found by its thread pointer: its identity as a thread.
+#[inline]
+pub(crate) fn mobile() -> Option<&'static Header> {
+    let tp = tls::thread_pointer() as usize;
+    if !migrt_iso::in_region(tp) {
+        return None;
+    }
+    // SAFETY: a thread pointer in the region is a task's, and its header lies at this offset for
+    // as long as the task runs (it is the caller).
+    Some(unsafe { &*((tp + tls::TCB_SPACE) as *const Header) })
+}
+
+/// Calls `f` where node memory may be touched: with the worker that runs the current task, or
+/// with `None` on a thread that is no worker.
+///
+/// For a mobile task `f` runs on the worker's stack with the worker's thread-locals.
+#[inline]
+pub(crate) fn on_worker<R>(f: impl FnOnce(Option<&Worker>) -> R) -> R {
+    match mobile() {
+        Some(header) => header.on_worker(|worker| f(Some(worker))),
+        None => f(Worker::current()),
+    }
+}
+
+/// Whether the caller is a task that can be suspended now. While a thread unwinds it is not: the
+/// count of panics is partly a static (facts S3).
+fn can_suspend() -> bool {
+    !std::thread::panicking()
+        && (mobile().is_some() || Worker::current().is_some_and(|w| w.task().is_some()))
+}
+
+/// Gives the worker back. Returns when the task is resumed, maybe on another node.
+///
+/// # Panics
+/// If the caller is no task.
+pub(crate) fn suspend(why: Suspend) {
+    match mobile() {
+        Some(header) => header.suspend(why),
+        None => {
+            let worker = Worker::current().expect("only a task can be suspended");
+            let yielder = worker.task().expect("only a task can be suspended").local().yielder.get();
+            // SAFETY: set at the task's first step; it lives on the task's stack, where we are.
+            unsafe { &*yielder }.suspend(why);
+        }
+    }
+}
+
+/// Waits until `poll` gives something. `poll` runs on the worker's side; when it gives nothing it
+/// has registered (a clone of) the waker with whatever will change.
+pub(crate) fn wait_until<T>(mut poll: impl FnMut(&Waker) -> Option<T>) -> T {
+    if can_suspend() {
+        loop {
+            let found = on_worker(|worker| poll(&worker.expect("a task runs on a worker").waker()));
+            match found {
+                Some(value) => return value,
+                None => suspend(Suspend::Park),
+            }
+        }
+    }
+    on_worker(|_| {
+        let waiter = ThreadWaiter::new();
+        let waker = Waker::thread(waiter.clone());
+        loop {
+            match poll(&waker) {
+                Some(value) => return value,
+                None => waiter.wait(),
+            }
+        }
+    })
+}
+
+/// Lets other tasks run, then goes on. Outside a task it yields the OS thread.
+///
+/// A mobile task may find itself on another node afterwards.
+pub fn yield_now() {
+    if can_suspend() {
+        suspend(Suspend::Yield);
+    } else {
+        std::thread::yield_now();
+    }
+}
+
+/// A copy in the heap of the one who asked: called on the worker's side, while the task waits.
+pub(crate) fn to_callers_heap<T: Clone>(value: &T) -> T {
+    let worker = Worker::current();
+    match worker.and_then(Worker::task).and_then(super::record::Record::mobile) {
+        Some(body) => {
+            let header = body.header().expect("a task that waits has started");
+            // SAFETY: the task waits in `on_worker`, so its thread block and heap are idle.
+            unsafe { tls::with_thread_pointer(header.tp(), || value.clone()) }
+        }
+        None => value.clone(),
+    }
+}

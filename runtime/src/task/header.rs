@@ -1,0 +1,157 @@
+//! The header of a mobile task, at the top of its slot; and the picture of that slot.
+//!
+//! ```text
+//! slot base                                                                        slot end
+//! | heap: first extent | guard |      stack      | PT_TLS image | TP: pthread | Header |
+//! 0                    256 KiB  +16 KiB    <──── ^ stack base   ^ -image_len  ^ TCB_SPACE
+//! ```
+//!
+//! Everything a task owns is found from here: its arena (first field, where the malloc router
+//! expects it), its suspended registers, its counters. Words that point to the node it is on
+//! (`worker`, `record`, the router's) are set anew at each resume and cleared before it is shipped.
+
+use std::cell::{Cell, UnsafeCell};
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use migrt_iso::{SlotClass, SlotId};
+use migrt_proto::TaskId;
+
+use super::coro::{Coro, StackBounds, Suspend, TaskYielder};
+use super::record::Record;
+use super::prefix::HeaderPrefix;
+use super::stack::GUARD_LEN;
+use super::tls;
+use crate::entry::Entry;
+use crate::exec::worker::Worker;
+
+/// Length of a task's first heap extent.
+pub(crate) const FIRST_EXTENT_LEN: usize = 256 << 10;
+/// Bytes kept for the header at the top of a slot.
+pub(crate) const HEADER_SPACE: usize = 1024;
+/// The class of a task slot when nothing else is asked for.
+pub(crate) const TASK_CLASS: SlotClass = SlotClass::TASK;
+
+/// How a task ended, in its own heap.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Returned(Vec<u8>),
+    Panicked(String),
+    Cancelled,
+}
+
+/// See the module.
+#[repr(C)]
+pub(crate) struct Header {
+    pub(crate) prefix: HeaderPrefix,
+    pub(crate) id: TaskId,
+    /// Its address is the same on all nodes (design 2).
+    pub(crate) entry: &'static Entry,
+    pub(crate) slot: SlotId,
+    /// Pins by `pin_here`, by local tasks it started and by handles bound to this node.
+    pub(crate) pins: AtomicU32,
+    pub(crate) coro: UnsafeCell<Option<Coro>>,
+    pub(crate) yielder: Cell<*const TaskYielder>,
+    /// Stack pointer below the runtime's own first frames.
+    pub(crate) root_sp: Cell<usize>,
+    pub(crate) worker: Cell<*const Worker>,
+    pub(crate) record: Cell<*const Record>,
+    /// The encoded arguments in node memory, until the first step has decoded them.
+    pub(crate) args: Cell<*mut Vec<u8>>,
+    pub(crate) outcome: UnsafeCell<Option<Outcome>>,
+    pub(crate) cancel: Cell<bool>,
+    /// Chaos mode moved it at the park of this wait already.
+    pub(crate) chaos: Cell<bool>,
+    pub(crate) moves: AtomicU32,
+    /// CPU time used, in TSC ticks of the nodes it was on, as nanoseconds.
+    pub(crate) cpu_ns: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Header>() <= HEADER_SPACE);
+
+impl fmt::Debug for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Header").field("id", &self.id).field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
+
+/// Addresses in a task slot, computed from its id alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) slot: SlotId,
+}
+
+impl Layout {
+    pub(crate) fn header(self) -> *mut Header {
+        (self.slot.base() + self.slot.len() - HEADER_SPACE) as *mut Header
+    }
+
+    pub(crate) fn tp(self) -> *mut u8 {
+        (self.header() as usize - tls::TCB_SPACE) as *mut u8
+    }
+
+    pub(crate) fn tls_start(self) -> usize {
+        (self.tp() as usize - tls::TlsLayout::get().image_len()) & !63
+    }
+
+    pub(crate) fn guard(self) -> usize {
+        self.slot.base() + FIRST_EXTENT_LEN
+    }
+
+    pub(crate) fn stack(self) -> StackBounds {
+        StackBounds::new(self.guard(), self.tls_start())
+    }
+
+    /// The part of the stack that holds live bytes while the task is suspended.
+    pub(crate) fn stack_low(self) -> usize {
+        self.guard() + GUARD_LEN
+    }
+}
+
+impl Header {
+    pub(crate) fn layout(&self) -> Layout {
+        Layout { slot: self.slot }
+    }
+
+    pub(crate) fn tp(&self) -> *mut u8 {
+        self.layout().tp()
+    }
+
+    /// Calls `f` on the worker's stack with the worker's thread-locals; for the running task.
+    #[inline]
+    pub(crate) fn on_worker<R>(&self, f: impl FnOnce(&Worker) -> R) -> R {
+        // SAFETY: set at the first step; it lies on the task's stack, which runs now.
+        let yielder = unsafe { &*self.yielder.get() };
+        let job = ForWorker(|| {
+            // SAFETY: `worker_tp` and `worker` are those of the thread that runs this task now.
+            unsafe {
+                tls::with_thread_pointer(self.prefix.worker_tp(), || f(&*self.worker.get()))
+            }
+        });
+        yielder.on_parent_stack(move || job.run())
+    }
+
+    /// Suspends the running task. Must not be called while it unwinds.
+    #[inline(never)]
+    pub(crate) fn suspend(&self, why: Suspend) {
+        // SAFETY: as in `on_worker`.
+        let yielder = unsafe { &*self.yielder.get() };
+        yielder.suspend(why);
+        if self.cancel.get() {
+            super::mobile::unwind_cancelled();
+        }
+    }
+}
+
+/// A closure for the worker's stack. corosensei asks for `Send` since thread-locals differ there;
+/// here that is the purpose.
+struct ForWorker<F>(F);
+
+// SAFETY: the closure runs on this very OS thread while its task waits for it.
+unsafe impl<F> Send for ForWorker<F> {}
+
+impl<R, F: FnOnce() -> R> ForWorker<F> {
+    fn run(self) -> R {
+        (self.0)()
+    }
+}

@@ -1,0 +1,64 @@
+//! Where a task is, and how it moves itself.
+
+use migrt_proto::NodeId;
+
+use super::coro::Suspend;
+use super::current::{self, on_worker, to_callers_heap};
+use crate::cluster::cluster;
+use crate::error::{Error, Kind, Result};
+
+/// The node the caller runs on now. A mobile task may be elsewhere after its next suspension.
+#[must_use]
+pub fn here() -> NodeId {
+    // A static of the node that the task is on: in the program's image, not in node memory.
+    cluster().me()
+}
+
+/// The live nodes of the cluster, this one included, ascending.
+#[must_use]
+pub fn nodes() -> Vec<NodeId> {
+    on_worker(|_| to_callers_heap(&cluster().members()))
+}
+
+/// Moves the calling mobile task to `target`; returns there.
+///
+/// # Errors
+/// The task goes on where it is and the error says why: it is pinned, or the target is no live node
+/// or has no room, or the caller is no mobile task.
+pub fn migrate_to(target: NodeId) -> Result<()> {
+    let Some(header) = current::mobile() else {
+        return Err(Error::new(
+            Kind::Move,
+            "only a mobile task can move: spawn a call of a #[migratable] function",
+        ));
+    };
+    if std::thread::panicking() {
+        return Err(Error::new(Kind::Move, "a task that is unwinding does not move"));
+    }
+    if here() == target {
+        return Ok(());
+    }
+    let id = header.id;
+    let ordered = on_worker(|_| {
+        let ordered = cluster().tell(|core, now| core.order(now, id, target));
+        to_callers_heap(&ordered.map_err(|why| why.to_string()))
+    });
+    let why = match ordered {
+        Ok(()) => {
+            header.suspend(Suspend::Move);
+            if here() == target {
+                return Ok(());
+            }
+            on_worker(|worker| {
+                let task = worker.and_then(|w| w.task()).and_then(|r| r.mobile());
+                to_callers_heap(&task.and_then(|body| body.take_refusal()))
+            })
+            .unwrap_or_else(|| "it was moved elsewhere meanwhile".to_owned())
+        }
+        Err(why) => why,
+    };
+    Err(Error::new(
+        Kind::Move,
+        format!("task {id} was not moved to node {target}: {why}; it goes on on node {}", here()),
+    ))
+}

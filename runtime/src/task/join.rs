@@ -1,0 +1,160 @@
+//! Who waits for a task's end, in one word; and how anybody waits: [`Waker`].
+//!
+//! ```text
+//! 0 ── set_waiter ──> waker ── finish (wakes it) ──> ENDED
+//! └──────────────────────────── finish ────────────> ENDED
+//! ```
+//!
+//! There is one joiner per handle, so one word suffices. A joiner that is woken for another reason
+//! finds its waker still registered and sleeps again.
+
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::record::TaskRef;
+
+const NOBODY: usize = 0;
+const ENDED: usize = 1;
+const THREAD_TAG: usize = 2;
+
+/// An OS thread outside the runtime that waits.
+#[derive(Debug)]
+pub(crate) struct ThreadWaiter {
+    thread: std::thread::Thread,
+    woken: AtomicBool,
+}
+
+impl ThreadWaiter {
+    pub(crate) fn new() -> Arc<ThreadWaiter> {
+        Arc::new(ThreadWaiter { thread: std::thread::current(), woken: AtomicBool::new(false) })
+    }
+
+    /// Sleeps until woken once.
+    pub(crate) fn wait(&self) {
+        // SeqCst pairs with the store in `Waker::wake`.
+        while !self.woken.swap(false, Ordering::SeqCst) {
+            std::thread::park();
+        }
+    }
+}
+
+/// Wakes whoever waits: a task or an OS thread. One word.
+#[derive(Debug)]
+pub(crate) struct Waker(usize);
+
+impl Waker {
+    pub(crate) fn task(task: TaskRef) -> Waker {
+        Waker(task.into_raw() as usize)
+    }
+
+    pub(crate) fn thread(waiter: Arc<ThreadWaiter>) -> Waker {
+        Waker(Arc::into_raw(waiter) as usize | THREAD_TAG)
+    }
+
+    /// Whether it is a task that has left this node: nobody is here to be woken.
+    pub(crate) fn is_gone(&self) -> bool {
+        if self.0 & THREAD_TAG != 0 {
+            return false;
+        }
+        // SAFETY: the word holds a count; the temporary does not give it up.
+        let task = ManuallyDrop::new(unsafe { TaskRef::from_raw(self.0 as *const _) });
+        task.state.phase() == super::state::Phase::Gone
+    }
+
+    /// Wakes it, now or as soon as it sleeps.
+    pub(crate) fn wake(self) {
+        let word = ManuallyDrop::new(self).0;
+        if word & THREAD_TAG == 0 {
+            // SAFETY: the word came from `TaskRef::into_raw` and is used up here.
+            crate::exec::door::wake(unsafe { TaskRef::from_raw(word as *const _) });
+        } else {
+            // SAFETY: the word came from `Arc::into_raw` and is used up here.
+            let waiter = unsafe { Arc::from_raw((word & !THREAD_TAG) as *const ThreadWaiter) };
+            waiter.woken.store(true, Ordering::SeqCst);
+            waiter.thread.unpark();
+        }
+    }
+}
+
+impl Clone for Waker {
+    fn clone(&self) -> Waker {
+        if self.0 & THREAD_TAG == 0 {
+            // SAFETY: the word holds a count; the temporary does not give it up.
+            let task = ManuallyDrop::new(unsafe { TaskRef::from_raw(self.0 as *const _) });
+            Waker::task(TaskRef::clone(&task))
+        } else {
+            let raw = (self.0 & !THREAD_TAG) as *const ThreadWaiter;
+            // SAFETY: the word holds a count of this Arc.
+            unsafe { Arc::increment_strong_count(raw) };
+            Waker(self.0)
+        }
+    }
+}
+
+impl Drop for Waker {
+    fn drop(&mut self) {
+        if self.0 & THREAD_TAG == 0 {
+            // SAFETY: the word holds a count, given up here.
+            drop(unsafe { TaskRef::from_raw(self.0 as *const _) });
+        } else {
+            // SAFETY: as above.
+            drop(unsafe { Arc::from_raw((self.0 & !THREAD_TAG) as *const ThreadWaiter) });
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct JoinWord(AtomicUsize);
+
+impl JoinWord {
+    pub(crate) fn new() -> JoinWord {
+        JoinWord(AtomicUsize::new(NOBODY))
+    }
+
+    /// For a recycled record.
+    pub(crate) fn reset(&self) {
+        self.clear();
+    }
+
+    /// Whether the task has ended; what it wrote before is visible then.
+    pub(crate) fn is_ended(&self) -> bool {
+        // Acquire pairs with the swap in `finish`.
+        self.0.load(Ordering::Acquire) == ENDED
+    }
+
+    /// `true`: it has ended. `false`: the waker is registered, unless one was already.
+    pub(crate) fn set_waiter(&self, waker: &Waker) -> bool {
+        match self.0.load(Ordering::Acquire) {
+            ENDED => return true,
+            NOBODY => {}
+            _ => return false,
+        }
+        let word = ManuallyDrop::new(waker.clone()).0;
+        // AcqRel: the waker is published; on failure `finish`'s writes are acquired.
+        match self.0.compare_exchange(NOBODY, word, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => false,
+            Err(_) => {
+                drop(Waker(word));
+                true
+            }
+        }
+    }
+
+    /// The task has ended: wakes the joiner, if there is one.
+    pub(crate) fn finish(&self) {
+        match self.0.swap(ENDED, Ordering::AcqRel) {
+            NOBODY => {}
+            ENDED => unreachable!("I2: a task ended twice"),
+            word => Waker(word).wake(),
+        }
+    }
+
+    fn clear(&self) {
+        match self.0.swap(NOBODY, Ordering::AcqRel) {
+            NOBODY | ENDED => {}
+            word => drop(Waker(word)),
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! A mobile task on a worker: its first step, each run, its end.
+//!
+//! What touches the node happens here, on the worker's stack; the task's own side is
+//! [`mobile_main`]. A run lends the task this worker's identity for its time:
+//!
+//! ```text
+//! begin_run   bind (worker, record, dtv)   FS base = task   switch in
+//!                      … the task runs …
+//! switch out  FS base = worker   drain what it freed of the node   Yield | Park | Move | end
+//! ```
+
+use std::any::Any;
+use std::arch::naked_asm;
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use migrt_iso::{SlotId, guard, pool};
+use migrt_proto::{EntryId, Epoch, TaskId};
+
+use super::coro::{Coro, Suspend};
+use super::header::{FIRST_EXTENT_LEN, Header, Layout, Outcome, TASK_CLASS};
+use super::record::{Body, TaskRef};
+use super::prefix::{HeaderPrefix, NodeFrees};
+use super::stack::GUARD_LEN;
+use super::state::Park;
+use super::{dtors, fd_table, safepoint, tls};
+use super::tls::TlsLayout;
+use crate::entry::{self, Entry};
+use crate::error::JoinError;
+use crate::exec::worker::Worker;
+
+/// Warm task slots kept per worker.
+const SLOTS_KEPT: usize = 1200;
+/// No node is asked for.
+const NOWHERE: u32 = u32::MAX;
+
+/// A call that was not started yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) entry: EntryId,
+    pub(crate) args: Vec<u8>,
+}
+
+/// The record's part of a mobile task.
+#[derive(Debug)]
+pub(crate) struct MobileBody {
+    pub(crate) id: TaskId,
+    header: AtomicPtr<Header>,
+    call: UnsafeCell<Option<Call>>,
+    pub(crate) epoch: AtomicU32,
+    move_to: AtomicU32,
+    cancel: AtomicBool,
+    /// Local tasks it started that have not ended.
+    pub(crate) children: AtomicU32,
+    /// When it was last frozen, and why its last move was refused.
+    journey: Mutex<(Option<Instant>, Option<String>)>,
+}
+
+impl MobileBody {
+    pub(crate) fn new(id: TaskId, epoch: u32, call: Option<Call>, header: *mut Header) -> MobileBody {
+        MobileBody {
+            id,
+            header: AtomicPtr::new(header),
+            call: UnsafeCell::new(call),
+            epoch: AtomicU32::new(epoch),
+            move_to: AtomicU32::new(NOWHERE),
+            cancel: AtomicBool::new(false),
+            children: AtomicU32::new(0),
+            journey: Mutex::new((None, None)),
+        }
+    }
+
+    /// Its header, once it has started. The memory is the task's; only the worker that runs it or
+    /// the mover that froze it touches more than its atomics.
+    pub(crate) fn header(&self) -> Option<&Header> {
+        // SAFETY: non-null from the first step to the end or the departure, which clear it while
+        // they hold the task (RUNNING or FROZEN).
+        unsafe { self.header.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// The call of a task that has not started; for the worker that runs it or its mover.
+    pub(crate) fn take_call(&self) -> Option<Call> {
+        // SAFETY: RUNNING or FROZEN belong to one thread.
+        unsafe { &mut *self.call.get() }.take()
+    }
+
+    /// Gives the call back when it was not sent after all; as for `take_call`.
+    pub(crate) fn put_call(&self, call: Call) {
+        // SAFETY: as in `take_call`.
+        unsafe { *self.call.get() = Some(call) };
+    }
+
+    /// Forgets the header: the task has ended or left.
+    pub(crate) fn clear_header(&self) {
+        self.header.store(ptr::null_mut(), Ordering::Release);
+    }
+
+    /// Asks that the task be moved when it next can be.
+    pub(crate) fn ask_move(&self, target: u16) {
+        self.move_to.store(u32::from(target), Ordering::SeqCst);
+        if let Some(header) = self.header() {
+            safepoint::ask(header);
+        }
+    }
+
+    pub(crate) fn move_asked(&self) -> Option<u16> {
+        match self.move_to.load(Ordering::SeqCst) {
+            NOWHERE => None,
+            node => Some(node as u16),
+        }
+    }
+
+    /// Takes the request; the caller sees to it.
+    pub(crate) fn take_move(&self) -> Option<u16> {
+        match self.move_to.swap(NOWHERE, Ordering::SeqCst) {
+            NOWHERE => None,
+            node => Some(node as u16),
+        }
+    }
+
+    /// Asks that the task be unwound at its next suspension or safepoint.
+    pub(crate) fn ask_cancel(&self) {
+        self.cancel.store(true, Ordering::SeqCst);
+        if let Some(header) = self.header() {
+            safepoint::ask(header);
+        }
+    }
+}
+
+impl MobileBody {
+    pub(crate) fn frozen_at(&self, when: Instant) {
+        self.journey.lock().unwrap().0 = Some(when);
+    }
+
+    /// How long it has stood still.
+    pub(crate) fn stood_us(&self) -> u32 {
+        self.journey.lock().unwrap().0.map_or(0, |when| when.elapsed().as_micros() as u32)
+    }
+
+    pub(crate) fn set_refusal(&self, why: String) {
+        self.journey.lock().unwrap().1 = Some(why);
+    }
+
+    pub(crate) fn take_refusal(&self) -> Option<String> {
+        self.journey.lock().unwrap().1.take()
+    }
+}
+
+/// A mobile task that begins on this node; the caller queues it.
+pub(crate) fn new_task(worker: Option<&Worker>, id: TaskId, call: Call) -> TaskRef {
+    let body = MobileBody::new(id, Epoch::FIRST.0, Some(call), ptr::null_mut());
+    TaskRef::new(worker, Body::Mobile(body))
+}
+
+/// A worker's parts that serve mobile tasks.
+#[derive(Debug)]
+pub(crate) struct WorkerPart {
+    /// This worker is counted as searching.
+    pub(crate) searching: Cell<bool>,
+    slots: RefCell<Vec<SlotId>>,
+    node_frees: Box<NodeFrees>,
+}
+
+impl WorkerPart {
+    pub(crate) fn new() -> WorkerPart {
+        WorkerPart {
+            searching: Cell::new(false),
+            slots: RefCell::new(Vec::with_capacity(SLOTS_KEPT)),
+            node_frees: Box::new(NodeFrees::new()),
+        }
+    }
+
+    fn take_slot(&self) -> Option<SlotId> {
+        if let Some(slot) = self.slots.borrow_mut().pop() {
+            return Some(slot);
+        }
+        let taken = pool::global().take_furnished(TASK_CLASS)?;
+        if !taken.furnished && !install_guard(taken.slot) {
+            pool::global().give_clean(taken.slot);
+            return None;
+        }
+        Some(taken.slot)
+    }
+
+    /// A slot whose task has ended, its guard in place.
+    pub(crate) fn keep_slot(&self, slot: SlotId) {
+        let mut slots = self.slots.borrow_mut();
+        if slot.class() == TASK_CLASS && slots.len() < SLOTS_KEPT {
+            slots.push(slot);
+        } else {
+            drop(slots);
+            pool::global().give_clean(slot);
+        }
+    }
+}
+
+/// Puts the guard below the stack of the task that will live, or has arrived, in `slot`.
+pub(crate) fn install_guard(slot: SlotId) -> bool {
+    // SAFETY: the slot is ours (I3) and nothing lies between its first extent and its stack.
+    unsafe { guard::install(Layout { slot }.guard(), GUARD_LEN) }.is_ok()
+}
+
+impl Drop for WorkerPart {
+    fn drop(&mut self) {
+        for slot in self.slots.get_mut().drain(..) {
+            pool::global().give_clean(slot);
+        }
+    }
+}
+
+/// Runs `task` once on `worker`.
+pub(crate) fn run(worker: &Worker, task: TaskRef) {
+    let body = task.mobile().expect("a mobile task");
+    task.state.begin_run();
+    if body.move_asked().is_some() && !body.cancel.load(Ordering::SeqCst) {
+        task.state.freeze_running();
+        crate::migrate::depart(task);
+        return;
+    }
+    let header = match body.header() {
+        Some(header) => header,
+        None => match start(worker, &task, body) {
+            Ok(header) => header,
+            Err(error) => {
+                task.state.finish();
+                crate::cluster::home::ended(body, Err(error));
+                return;
+            }
+        },
+    };
+    bind(header, worker, &task, body);
+    crate::fence::check();
+    let since = crate::clock::ticks();
+    // SAFETY: RUNNING says that only this worker touches the coroutine; the thread pointer is the
+    // task's own block, in the slot it owns (I3).
+    let why = unsafe {
+        tls::with_thread_pointer(header.tp(), || {
+            (*header.coro.get()).as_mut().expect("a started task has a coroutine").resume()
+        })
+    };
+    header.cpu_ns.fetch_add(crate::clock::ticks_to_ns(crate::clock::ticks() - since), Ordering::Relaxed);
+    worker.mobile.node_frees.drain();
+    let Some(why) = why else {
+        end(worker, task);
+        return;
+    };
+    if crate::migrate::chaos::is_on() {
+        crate::migrate::chaos::suspended(body, why);
+    }
+    if body.move_asked().is_some() && !body.cancel.load(Ordering::SeqCst) {
+        task.state.freeze_running();
+        crate::migrate::depart(task);
+        return;
+    }
+    match why {
+        Suspend::Park => match task.state.park() {
+            Park::Asleep => {}
+            Park::Push => worker.push_shared(task),
+        },
+        Suspend::Yield | Suspend::Move => {
+            task.state.requeue();
+            worker.push_shared(task);
+        }
+    }
+}
+
+/// Lends the task this worker's identity.
+fn bind(header: &Header, worker: &Worker, task: &TaskRef, body: &MobileBody) {
+    let tp = tls::thread_pointer();
+    header.prefix.set_worker(tp, &*worker.mobile.node_frees);
+    header.worker.set(worker);
+    header.record.set(task.as_ptr());
+    header.cancel.set(body.cancel.load(Ordering::SeqCst));
+    // SAFETY: `tp` is this thread's, and the task does not run.
+    unsafe { TlsLayout::get().lend(header.tp(), tp) };
+}
+
+/// The first step: a slot, a header, a TLS block, a heap with the arguments, a stack.
+fn start<'a>(
+    worker: &Worker,
+    task: &'a TaskRef,
+    body: &'a MobileBody,
+) -> Result<&'a Header, JoinError> {
+    let call = body.take_call().expect("a task without a header has its call");
+    let entry = entry::lookup(entry::EntryId(call.entry.0)).ok_or_else(|| JoinError::Encoding {
+        reason: format!("this program has no entry {:#018x}", call.entry.0),
+    })?;
+    // The pool has the last word on space: nothing was started that must be undone.
+    let Some(slot) = worker.mobile.take_slot() else {
+        return Err(JoinError::no_slot(TASK_CLASS.slot_len()));
+    };
+    let header = prepare(slot, body.id, entry);
+    header.args.set(Box::into_raw(Box::new(call.args)));
+    body.header.store(ptr::from_ref(header).cast_mut(), Ordering::Release);
+    let _ = task;
+    Ok(header)
+}
+
+/// Makes an empty task in `slot`: header, arena, TLS block, coroutine.
+fn prepare(slot: SlotId, id: TaskId, entry: &'static Entry) -> &'static Header {
+    let layout = Layout { slot };
+    let at = layout.header();
+    // SAFETY: the slot is ours alone (I3) and long enough; all fields are written before any use.
+    let header = unsafe {
+        at.write(Header {
+            prefix: HeaderPrefix::new(),
+            id,
+            entry,
+            slot,
+            pins: AtomicU32::new(0),
+            coro: UnsafeCell::new(None),
+            yielder: Cell::new(ptr::null()),
+            root_sp: Cell::new(0),
+            worker: Cell::new(ptr::null()),
+            record: Cell::new(ptr::null()),
+            args: Cell::new(ptr::null_mut()),
+            outcome: UnsafeCell::new(None),
+            cancel: Cell::new(false),
+            chaos: Cell::new(false),
+            moves: AtomicU32::new(0),
+            cpu_ns: AtomicU64::new(0),
+        });
+        &*at
+    };
+    let stack = layout.stack();
+    // SAFETY: the arena's place and the first extent are this slot's.
+    unsafe { header.prefix.init_arena(slot.base(), FIRST_EXTENT_LEN) };
+    // SAFETY: the block's place is this slot's, and this thread's own block is whole.
+    unsafe { TlsLayout::get().init_block(layout.tp(), thread_id(slot), layout.stack_low()..stack.base) };
+    // SAFETY: the stack is this slot's and nothing lies on it.
+    let coro = unsafe {
+        Coro::new(stack, move |yielder| {
+            let header = &*at;
+            header.yielder.set(yielder);
+            trampoline(header);
+        })
+    };
+    // SAFETY: the task does not run yet.
+    unsafe { *header.coro.get() = Some(coro) };
+    header
+}
+
+/// A thread id for libc: unique in the cluster, as slots are, and above the kernel's own.
+fn thread_id(slot: SlotId) -> u32 {
+    0x4000_0000 + (u32::from(slot.class().number()) << 24) + slot.index()
+}
+
+/// Clears the registers that a callee saves, so that no word of the worker's is pushed onto the
+/// task's stack below this frame (which no unwinder passes: it has no unwind table), notes the stack pointer and goes to [`mobile_main`].
+#[unsafe(naked)]
+unsafe extern "C" fn trampoline(header: *const Header) {
+    naked_asm!(
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "sub rsp, 8",
+        "xor ebx, ebx",
+        "xor ebp, ebp",
+        "xor r12d, r12d",
+        "xor r13d, r13d",
+        "xor r14d, r14d",
+        "xor r15d, r15d",
+        "mov rsi, rsp",
+        "call {main}",
+        "add rsp, 8",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "ret",
+        main = sym mobile_main,
+    )
+}
+
+/// The task's own side: runs the entry, then the destructors of its thread-locals.
+extern "C" fn mobile_main(header: *const Header, root_sp: usize) {
+    // SAFETY: the task's own header, which outlives its stack.
+    let header = unsafe { &*header };
+    header.root_sp.set(root_sp);
+    // The handle of this "thread" lies in the task's heap from here on.
+    let _ = std::thread::current();
+    let outcome = {
+        match catch_unwind(AssertUnwindSafe(|| (header.entry.run)(take_arguments))) {
+            Ok(Ok(bytes)) => Outcome::Returned(bytes),
+            Ok(Err(error)) => Outcome::Panicked(error.to_string()),
+            Err(panic) => outcome_of_panic(&*panic),
+        }
+    };
+    dtors::run_destructors();
+    // SAFETY: only the task itself writes its outcome, once.
+    unsafe { *header.outcome.get() = Some(outcome) };
+}
+
+/// Shows the running task its encoded arguments and drops them (see `entry::TakeArguments`). They
+/// are node memory, so the task stays here while it decodes them.
+fn take_arguments(visit: &mut dyn FnMut(&[u8])) {
+    let header = super::current::mobile().expect("called by an entry, on its task");
+    let _pin = super::pin::pin_here();
+    // SAFETY: set at the start and used once, here.
+    visit(unsafe { &*header.args.get() });
+    header.on_worker(|_| {
+        // SAFETY: from `Box::into_raw` in `start`; nobody else has it.
+        drop(unsafe { Box::from_raw(header.args.replace(ptr::null_mut())) });
+    });
+}
+
+/// What a cancelled task unwinds with.
+struct Cancelled;
+
+/// Unwinds the running task to its root.
+pub(crate) fn unwind_cancelled() -> ! {
+    resume_unwind(Box::new(Cancelled))
+}
+
+fn outcome_of_panic(panic: &(dyn Any + Send)) -> Outcome {
+    if panic.is::<Cancelled>() {
+        Outcome::Cancelled
+    } else {
+        Outcome::Panicked(super::local::panic_text(panic))
+    }
+}
+
+/// The task has returned: its outcome goes home, its memory back to the node.
+fn end(worker: &Worker, task: TaskRef) {
+    let body = task.mobile().expect("a mobile task");
+    let header = body.header().expect("a running task has a header");
+    // SAFETY: the task has returned; the outcome is in its heap, which stands until `dissolve`.
+    let outcome = match unsafe { &*header.outcome.get() } {
+        Some(Outcome::Returned(bytes)) => Ok(bytes.clone()),
+        Some(Outcome::Panicked(message)) => Err(JoinError::Panicked { message: message.clone() }),
+        Some(Outcome::Cancelled) => Err(JoinError::Cancelled),
+        None => unreachable!("a task returned without an outcome"),
+    };
+    body.clear_header();
+    let slot = header.slot;
+    fd_table::forget_fds_of(header.tp());
+    // SAFETY: the task has returned and its outcome is copied.
+    unsafe { header.prefix.destroy_arena() };
+    worker.mobile.keep_slot(slot);
+    task.state.finish();
+    crate::cluster::home::ended(body, outcome);
+}
+
+/// Keeps a mobile task where it is for as long as it lives: a local task that it started.
+#[derive(Debug)]
+pub(crate) struct ParentPin(TaskRef);
+
+impl ParentPin {
+    pub(crate) fn new(task: TaskRef) -> ParentPin {
+        let body = task.mobile().expect("a mobile task");
+        body.children.fetch_add(1, Ordering::SeqCst);
+        ParentPin(task)
+    }
+}
+
+impl Drop for ParentPin {
+    fn drop(&mut self) {
+        self.0.mobile().expect("a mobile task").children.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,75 @@
+//! A task is a thread: stack, thread-locals, heap, in slots whose addresses are equal on all nodes.
+//!
+//! [`spawn`] starts one; [`record`] is what the node knows of it, [`state`] who may touch it;
+//! [`local`] and [`mobile`] are its two kinds; [`coro`] its registers, [`stack`] its stack,
+//! [`header`] the picture of a mobile task's slot, [`tls`] its thread-locals, [`router`] its heap.
+//! [`current`] answers "who runs here" and holds the one way to wait.
+
+#[expect(unsafe_code, reason = "places coroutines on stacks that the runtime owns")]
+pub(crate) mod coro;
+#[expect(unsafe_code, reason = "finds the running task by its thread pointer")]
+pub(crate) mod current;
+#[expect(unsafe_code, reason = "reaches into the slot that a task owns")]
+pub(crate) mod header;
+#[expect(unsafe_code, reason = "packs counted references into one word")]
+pub(crate) mod join;
+#[expect(unsafe_code, reason = "stores closures and results without their types")]
+pub(crate) mod local;
+#[expect(unsafe_code, reason = "builds tasks in slots and switches to them")]
+pub(crate) mod mobile;
+pub(crate) mod pin;
+#[expect(unsafe_code, reason = "counts references and recycles records")]
+pub(crate) mod record;
+#[expect(unsafe_code, reason = "reaches a task's own copy of a thread-local")]
+pub(crate) mod safepoint;
+pub(crate) mod sleep;
+#[expect(unsafe_code, reason = "takes results by the type that the handle carries")]
+pub(crate) mod spawn;
+#[expect(unsafe_code, reason = "installs the guard of a slot it has just taken")]
+pub(crate) mod stack;
+pub(crate) mod state;
+pub(crate) mod handle;
+pub(crate) mod here;
+
+#[expect(unsafe_code, reason = "writes the process-wide canary and pointer guard")]
+pub(crate) mod cluster_secret;
+#[expect(unsafe_code, reason = "takes the place of libc's registration of destructors")]
+pub(crate) mod dtors;
+#[expect(unsafe_code, reason = "counts in headers of tasks")]
+pub(crate) mod fd_table;
+#[expect(unsafe_code, reason = "takes the place of libc functions")]
+mod libc_clock;
+#[expect(unsafe_code, reason = "takes the place of libc functions")]
+mod libc_pins;
+#[cfg(target_feature = "crt-static")]
+#[expect(unsafe_code, reason = "takes the place of a libc function")]
+mod libc_threads;
+#[expect(unsafe_code, reason = "reaches headers through raw thread pointers")]
+pub(crate) mod prefix;
+#[expect(unsafe_code, reason = "is malloc")]
+pub(crate) mod router;
+#[expect(unsafe_code, reason = "makes a task's block and heap for a moment")]
+pub(crate) mod router_probe;
+#[expect(unsafe_code, reason = "takes the place of a libc function")]
+mod stack_bounds;
+#[expect(unsafe_code, reason = "moves the counters that number threads")]
+pub(crate) mod thread_ids;
+#[expect(unsafe_code, reason = "builds struct pthread by hand and switches the FS base")]
+pub(crate) mod tls;
+
+use std::sync::atomic::Ordering;
+
+/// A task's monotonic time, to be set again where it arrives: nanoseconds.
+pub(crate) fn clock_of(header: &header::Header) -> i64 {
+    monotonic_ns() + header.prefix.clock_offset_ns.load(Ordering::Relaxed)
+}
+
+/// Sets a task's clock so that it goes on from `clock_ns` (never back, design 1).
+pub(crate) fn set_clock(header: &header::Header, clock_ns: i64) {
+    header.prefix.clock_offset_ns.store(clock_ns - monotonic_ns(), Ordering::Relaxed);
+}
+
+fn monotonic_ns() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec * 1_000_000_000 + time.tv_nsec
+}

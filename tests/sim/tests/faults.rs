@@ -1,0 +1,49 @@
+//! The checkers can fail: a protocol with one rule switched off is caught by the invariant that the rule is for.
+
+use migrt_proto::Fault;
+use migrt_test_sim::run;
+
+fn check(fault: Fault, rules: &[&str]) {
+    let caught = (0..400).find_map(|seed| {
+        // A broken protocol may also trip over its own assertions.
+        let played = std::panic::catch_unwind(|| run(seed, fault));
+        let rule = match played {
+            Ok(Ok(_)) => return None,
+            Ok(Err(violation)) => violation.rule,
+            Err(_) => "assertion",
+        };
+        rules.contains(&rule).then_some((seed, rule))
+    });
+    assert!(caught.is_some(), "{fault:?} was not caught by {rules:?} in 400 seeds");
+    println!("{fault:?}: {caught:?}");
+}
+
+#[test]
+fn a_source_that_goes_on_in_doubt_is_caught() {
+    check(Fault::ResumeInDoubt, &["I1", "I2"]);
+}
+
+#[test]
+fn a_source_that_takes_a_broken_link_for_a_refusal_is_caught() {
+    check(Fault::ResumeAfterCommit, &["I1", "I2"]);
+}
+
+#[test]
+fn a_target_that_does_not_wait_for_the_commit_is_caught() {
+    check(Fault::ThawOnInstall, &["I1", "I2"]);
+}
+
+#[test]
+fn a_home_that_does_not_hear_the_others_is_caught() {
+    check(Fault::LoseAtOnce, &["I1", "I2"]);
+}
+
+#[test]
+fn a_node_that_outlives_its_lease_is_caught() {
+    check(Fault::NeverFence, &["I1", "I2"]);
+}
+
+#[test]
+fn a_failed_move_that_leaves_the_task_frozen_is_caught() {
+    check(Fault::ForgetResume, &["I11"]);
+}

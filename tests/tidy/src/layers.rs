@@ -1,0 +1,257 @@
+//! Imports point down: launch, node, cluster, migrate | dsm, exec, task | net, the ground floor;
+//! below them the crates iso and proto.
+//!
+//! Read from the `crate::…` and `super::super::…` paths of `runtime/src`. A call that has to travel
+//! up goes through one of the named doors. `lib.rs` stands outside: it declares the modules and
+//! gives out their names. Tests stand outside too. Absent: names that `lib.rs` gives out
+//! (`crate::JoinHandle`) are not followed to their modules.
+
+use crate::{Finding, Source};
+
+/// The modules of `runtime/src`, from the top floor down. Modules of one floor do not import each
+/// other, except on the last.
+const FLOORS: &[&[&str]] = &[
+    &["launch"],
+    &["node"],
+    &["cluster"],
+    &["migrate", "dsm"],
+    &["exec"],
+    &["task", "net"],
+    // The ground floor: words that all share.
+    &["clock", "config", "entry", "error", "fail", "sync", "trace"],
+];
+
+/// What may be named from any floor.
+const DOORS: &[&str] = &["exec::door", "net::router", "iso::fault", "iso::pool"];
+
+/// Checks one file of any crate.
+pub fn check(file: &Source) -> Vec<Finding> {
+    if let Some(rest) = file.path.strip_prefix("runtime/src/") {
+        check_runtime(file, rest)
+    } else if file.path.starts_with("runtime/iso/") || file.path.starts_with("runtime/proto/") {
+        check_base(file)
+    } else {
+        Vec::new()
+    }
+}
+
+/// `iso` and `proto` know neither migrt nor each other.
+fn check_base(file: &Source) -> Vec<Finding> {
+    let own = if file.path.starts_with("runtime/iso/") { "migrt_iso" } else { "migrt_proto" };
+    let is_manifest = file.path.ends_with("Cargo.toml");
+    let mut findings = Vec::new();
+    for (index, line) in file.code.lines().enumerate() {
+        let names_other = if is_manifest {
+            line.starts_with("migrt")
+        } else {
+            file.is_rust()
+                && words(line).any(|word| {
+                    ["migrt", "migrt_iso", "migrt_proto", "migrt_macros"].contains(&word)
+                        && word != own
+                })
+        };
+        if names_other {
+            findings.push(Finding::at(
+                file,
+                index,
+                "this crate lies below migrt and beside its sister: it imports neither",
+            ));
+        }
+    }
+    findings
+}
+
+fn check_runtime(file: &Source, path: &str) -> Vec<Finding> {
+    let module: Vec<&str> =
+        path.trim_end_matches(".rs").split('/').filter(|part| *part != "mod").collect();
+    let home = module[0];
+    if home == "lib" {
+        return Vec::new();
+    }
+    let Some(floor) = floor_of(home) else {
+        return vec![Finding::at(
+            file,
+            0,
+            format!("module `{home}` has no floor: give it one in tests/tidy/src/layers.rs"),
+        )];
+    };
+    let tests = if file.is_tests() { 0 } else { file.tests_start() };
+    let mut findings = Vec::new();
+    for (index, [first, second]) in paths(file, module.len()) {
+        if index >= tests || first == home || DOORS.contains(&format!("{first}::{second}").as_str())
+        {
+            continue;
+        }
+        let allowed = match floor_of(&first) {
+            None => true, // Not a module but something that `lib.rs` gives out.
+            Some(other) => other > floor || (other == floor && floor == FLOORS.len() - 1),
+        };
+        if !allowed {
+            let text = format!(
+                "`{home}` imports `crate::{first}::{second}`, which is not below it: move the code, or go through a door ({})",
+                DOORS.join(", ")
+            );
+            findings.push(Finding::at(file, index, text));
+        }
+    }
+    findings
+}
+
+fn floor_of(module: &str) -> Option<usize> {
+    FLOORS.iter().position(|floor| floor.contains(&module))
+}
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| !c.is_alphanumeric() && c != '_')
+}
+
+/// The first two names of each path from the crate's root, with its line; the second is empty where
+/// there is none.
+fn paths(file: &Source, depth: usize) -> Vec<(usize, [String; 2])> {
+    let to_root = "super::".repeat(depth);
+    let mut found = Vec::new();
+    for prefix in ["crate::", to_root.as_str()] {
+        for (offset, _) in file.code.match_indices(prefix) {
+            let before = file.code[..offset].chars().next_back();
+            if before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != '$' && c != ':') {
+                let line = file.line_of(offset);
+                found.extend(
+                    heads(&file.code[offset + prefix.len()..]).into_iter().map(|head| (line, head)),
+                );
+            }
+        }
+    }
+    found
+}
+
+/// The heads of a path's rest: `a::b`, `{a::b, c}`, `a::{b, c::d}`.
+fn heads(rest: &str) -> Vec<[String; 2]> {
+    let mut heads = Vec::new();
+    for first in branches(rest) {
+        let name = name_of(first);
+        match first[name.len()..].strip_prefix("::") {
+            Some(tail) => heads.extend(
+                branches(tail)
+                    .into_iter()
+                    .map(|second| [name.to_string(), name_of(second).to_string()]),
+            ),
+            None => heads.push([name.to_string(), String::new()]),
+        }
+    }
+    heads
+}
+
+/// The alternatives at the head of a path: the parts of a `{…}` group, or the text itself.
+fn branches(rest: &str) -> Vec<&str> {
+    let rest = rest.trim_start();
+    let Some(group) = rest.strip_prefix('{') else {
+        return vec![rest];
+    };
+    let (mut depth, mut start, mut parts) = (0, 0, Vec::new());
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                parts.push(group[start..at].trim());
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+fn name_of(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_text(path: &str, text: &str, lines: &[usize]) {
+        let found: Vec<usize> =
+            check(&Source::new(path, text)).iter().map(|finding| finding.line).collect();
+        assert_eq!(found, lines, "{path}: {text}");
+    }
+
+    #[test]
+    fn imports_may_point_down() {
+        check_text(
+            "runtime/src/node/mod.rs",
+            "use crate::exec::run;\nuse crate::{cluster::load, migrate};",
+            &[],
+        );
+        check_text(
+            "runtime/src/exec/worker.rs",
+            "use crate::task::state;\nuse crate::error::Error;\nuse crate::JoinHandle;",
+            &[],
+        );
+        check_text("runtime/src/error.rs", "use crate::config::Config;", &[]);
+        check_text(
+            "runtime/src/exec/worker.rs",
+            "use crate::exec::idle;\nuse super::super::task;",
+            &[],
+        );
+    }
+
+    #[test]
+    fn imports_that_point_up_are_found_however_they_are_written() {
+        check_text("runtime/src/task/stack.rs", "use crate::exec::worker;", &[1]);
+        check_text("runtime/src/task/stack.rs", "\nuse crate::{error::Error, node::Node};", &[2]);
+        check_text("runtime/src/task/stack.rs", "fn f() { crate::cluster::load::now() }", &[1]);
+        check_text("runtime/src/task/stack.rs", "use super::super::exec::run;", &[1]);
+        check_text("runtime/src/error.rs", "use super::exec::run;", &[1]);
+        check_text("runtime/src/error.rs", "use crate::task::id;", &[1]);
+    }
+
+    #[test]
+    fn rooms_of_one_floor_do_not_see_each_other() {
+        check_text("runtime/src/task/stack.rs", "use crate::net::wire;", &[1]);
+        check_text("runtime/src/dsm/mod.rs", "use crate::migrate::ship;", &[1]);
+    }
+
+    #[test]
+    fn doors_are_open_and_what_lies_beside_them_is_not() {
+        check_text(
+            "runtime/src/task/join.rs",
+            "use crate::exec::door;\nuse crate::net::router::send;",
+            &[],
+        );
+        check_text("runtime/src/task/join.rs", "use crate::exec::{door, worker};", &[1]);
+    }
+
+    #[test]
+    fn text_and_tests_do_not_count() {
+        check_text(
+            "runtime/src/task/stack.rs",
+            "// crate::exec::worker\nlet a = \"crate::exec::run\";",
+            &[],
+        );
+        check_text(
+            "runtime/src/task/stack.rs",
+            "#[cfg(test)]\nmod tests {\n    use crate::exec::run;\n}",
+            &[],
+        );
+    }
+
+    #[test]
+    fn a_new_module_needs_a_floor() {
+        check_text("runtime/src/attic.rs", "", &[1]);
+    }
+
+    #[test]
+    fn the_base_crates_know_nothing_above_or_beside_them() {
+        check_text("runtime/iso/src/lib.rs", "use migrt_proto::id;", &[1]);
+        check_text("runtime/proto/src/lib.rs", "use migrt_proto::id;", &[]);
+        check_text("runtime/proto/tests/a.rs", "// migrt\nuse migrt::spawn;", &[2]);
+        check_text("runtime/proto/Cargo.toml", "[dependencies]\nmigrt-iso.workspace = true", &[2]);
+        check_text("runtime/proto/Cargo.toml", "name = \"migrt-proto\"", &[]);
+    }
+}
