@@ -9,9 +9,10 @@
 //! ```
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use migrt_iso::{SlotId, pool};
+use migrt_iso::pool::{self, Conflict};
+use migrt_iso::SlotId;
 use migrt_proto::wire::{Refusal, ShipHeader};
 use migrt_proto::{Epoch, TaskId};
 
@@ -23,6 +24,9 @@ use crate::task::header::{Header, Layout};
 use crate::task::mobile::{self, MobileBody};
 use crate::task::record::{Body, TaskRef};
 use crate::task::tls::TlsLayout;
+
+/// How long an arriving task waits for the release of its own old copy.
+const RELEASE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A copy that is being installed, or waits for its commit.
 #[derive(Debug)]
@@ -138,7 +142,7 @@ fn adopt(ship: &ShipHeader, adopted: &mut Vec<SlotId>) -> Result<(Manifest, Inst
         if at == 0 && slot.class() < crate::task::header::TASK_CLASS {
             return Err(format!("{slot} is too short for a task slot"));
         }
-        pool::global().adopt(slot).map_err(|conflict| conflict.to_string())?;
+        take_over(slot)?;
         adopted.push(slot);
     }
     if let Some(&slot) = adopted.first()
@@ -147,6 +151,19 @@ fn adopt(ship: &ShipHeader, adopted: &mut Vec<SlotId>) -> Result<(Manifest, Inst
         return Err(format!("the guard of {slot} cannot be installed"));
     }
     Ok((manifest, Installer::new(&ship.slots)?))
+}
+
+/// Adopts a slot. A task that comes back at once may find its old copy still here, its release
+/// ordered but not carried out yet by the thread that works on it: that is waited for.
+fn take_over(slot: SlotId) -> Result<(), String> {
+    let patience = Instant::now() + RELEASE_PATIENCE;
+    loop {
+        match pool::global().adopt(slot) {
+            Ok(()) => return Ok(()),
+            Err(Conflict::InUse(_)) if Instant::now() < patience => std::thread::yield_now(),
+            Err(conflict) => return Err(conflict.to_string()),
+        }
+    }
 }
 
 impl BulkSink for Arrive {

@@ -173,8 +173,12 @@ pub(crate) fn resume_here(cluster: &Cluster, task: TaskRef, epoch: Epoch, why: &
     body.set_refusal(why.to_string());
     body.epoch.store(epoch.0, Ordering::Relaxed);
     cluster.metrics.refused();
-    if body.take_move().is_none() && task.state.phase() == crate::task::state::Phase::Frozen {
+    body.take_move();
+    if task.state.phase() == crate::task::state::Phase::Frozen {
         stay(task);
+    } else {
+        // It was not frozen yet; if it waits for this move, it must hear of its end.
+        door::wake(task);
     }
 }
 

@@ -35,26 +35,35 @@ pub fn migrate_to(target: NodeId) -> Result<()> {
     if std::thread::panicking() {
         return Err(Error::new(Kind::Move, "a task that is unwinding does not move"));
     }
-    if here() == target {
+    let from = here();
+    if from == target {
         return Ok(());
     }
     let id = header.id;
-    let ordered = on_worker(|_| {
+    let ordered = on_worker(|worker| {
+        if let Some(body) = worker.and_then(|w| w.task()).and_then(|r| r.mobile()) {
+            body.take_refusal();
+        }
         let ordered = cluster().tell(|core, now| core.order(now, id, target));
         to_callers_heap(&ordered.map_err(|why| why.to_string()))
     });
     let why = match ordered {
-        Ok(()) => {
-            header.suspend(Suspend::Move);
+        Ok(()) => loop {
+            // Moved, or told that it will not be: the order is on its way either way.
+            header.suspend(Suspend::Park);
             if here() == target {
                 return Ok(());
             }
-            on_worker(|worker| {
+            let refusal = on_worker(|worker| {
                 let task = worker.and_then(|w| w.task()).and_then(|r| r.mobile());
                 to_callers_heap(&task.and_then(|body| body.take_refusal()))
-            })
-            .unwrap_or_else(|| "it was moved elsewhere meanwhile".to_owned())
-        }
+            });
+            match refusal {
+                Some(why) => break why,
+                None if here() != from => break "it was moved elsewhere meanwhile".to_owned(),
+                None => {}
+            }
+        },
         Err(why) => why,
     };
     Err(Error::new(

@@ -53,7 +53,9 @@ fn add(total: &mut Report, report: &Report) {
 
 #[test]
 fn two_thousand_seeds_keep_the_invariants() {
-    let total = check(0..2_000);
+    // More, for a long night: MIGRT_SEEDS=100000.
+    let count = std::env::var("MIGRT_SEEDS").map_or(2_000, |count| count.parse().expect("MIGRT_SEEDS is a number"));
+    let total = check(0..count);
     println!("{total:?}");
     // The faults have to bite, or the seeds show nothing.
     assert!(total.tasks > 50_000 && total.moves > 50_000 && total.failed > 10_000, "{total:?}");
