@@ -1,1 +1,78 @@
-fn main() {}
+//! What migrt costs: `cargo run --release -p migrt-bench -- EXPERIMENT [options] [--plain]`.
+//!
+//! Each experiment prints its figures, checks its results, and exits with 1 if they are wrong. A
+//! latency stands beside the bare cost of the same work, measured in turns with it in the same run,
+//! since machines wander (`docs/performance.md`). Nothing here is a test: nothing is asserted about
+//! how long something took.
+
+mod bare;
+mod clock;
+mod hop;
+mod idle;
+mod quic;
+mod report;
+mod sort;
+mod spawn;
+mod stats;
+mod switch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use report::Report;
+
+/// The result of an experiment: its figures, or why they mean nothing.
+pub type Outcome = Result<Report, Box<dyn std::error::Error + Send + Sync>>;
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Measures what migrt costs")]
+struct Args {
+    #[command(subcommand)]
+    experiment: Experiment,
+    /// One line per figure: name, value, unit.
+    #[arg(long, global = true)]
+    plain: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Experiment {
+    /// One-way moves of a running task between two processes.
+    Hop(hop::Options),
+    /// Spawn, run and join in batches of 1,000.
+    Spawn(spawn::Options),
+    /// One yield.
+    Switch(switch::Options),
+    /// Memory of a parked task.
+    Idle(idle::Options),
+    /// The sort example on 1, 2 and 3 nodes, beside rayon.
+    Sort(sort::Options),
+    /// The other end of the bare wire: started by `hop`.
+    #[command(hide = true)]
+    QuicPeer,
+    /// One kind of parked tasks in a process of its own: started by `idle`.
+    #[command(hide = true)]
+    IdleKind(idle::KindOptions),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let outcome = match args.experiment {
+        Experiment::Hop(options) => hop::run(options),
+        Experiment::Spawn(options) => spawn::run(&options),
+        Experiment::Switch(options) => switch::run(&options),
+        Experiment::Idle(options) => idle::run(&options),
+        Experiment::Sort(options) => sort::run(&options),
+        Experiment::QuicPeer => quic::serve().map(|()| Report::new("quic peer")),
+        Experiment::IdleKind(options) => idle::run_kind(&options),
+    };
+    match outcome {
+        Ok(report) => {
+            report.print(args.plain);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("Error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -20,6 +20,8 @@ struct Cli {
 enum Command {
     Doctor(doctor::Options),
     Run(run::Options),
+    #[command(hide = true)]
+    Guard(run::guard::Options),
 }
 
 fn main() -> ExitCode {
@@ -34,5 +36,6 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Doctor(options) => doctor::main(&options),
         Command::Run(options) => run::main(options),
+        Command::Guard(options) => run::guard::main(&options),
     }
 }

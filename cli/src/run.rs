@@ -4,7 +4,11 @@
 //! behind `[node] `, and ends when they have ended. The processes are `nodes`' concern, the output is
 //! `output`'s, and signals are `signals`'. Absent: other machines; there something else starts the
 //! processes (systemd, Slurm, Kubernetes).
+//!
+//! No process is left in any case: the loop in `nodes` ends all of them, the kernel kills the nodes
+//! of a launcher that is killed itself, and `guard` ends what those have started.
 
+pub(crate) mod guard;
 mod nodes;
 mod output;
 #[allow(unsafe_code, reason = "signal masks and signalfd")]
@@ -20,6 +24,7 @@ use std::process::ExitCode;
 use migrt::launch::ClusterDir;
 use rustix::fs::Access;
 
+use guard::Guard;
 use nodes::Nodes;
 use signals::Signals;
 use spawn::Plan;
@@ -39,7 +44,12 @@ pub(crate) struct Options {
     #[arg(long, value_name = "W", value_parser = workers_from)]
     workers: Option<u16>,
     /// The program and its arguments.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROGRAM"
+    )]
     command: Vec<OsString>,
 }
 
@@ -66,7 +76,10 @@ fn run(options: Options) -> Result<u8, String> {
         variables.extend(workers.map(|workers| ("MIGRT_WORKERS", workers.to_string())));
         variables
     };
-    Nodes::start(&plan, nodes, &environment)?.supervise(&signals)
+    let guard = Guard::start(cluster.path()).map_err(|error| {
+        format!("a second process cannot be started: {error}; raise `ulimit -u`")
+    })?;
+    Nodes::start(&plan, nodes, &environment, guard)?.supervise(&signals)
 }
 
 /// The one call that makes a cluster: a folder with an identity for each node.
@@ -96,7 +109,9 @@ fn find(program: &OsStr) -> Result<PathBuf, String> {
 
 fn check(program: &Path) -> Result<(), String> {
     let facts = program.metadata().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file; build it, or correct the path".to_owned(),
+        io::ErrorKind::NotFound => {
+            "there is no such file; build it, or correct the path".to_owned()
+        }
         _ => format!("{error}; correct the path"),
     })?;
     if !facts.is_file() {

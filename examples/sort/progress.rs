@@ -1,7 +1,5 @@
 //! How far the work is: bytes of finished tasks, on a bar if a terminal watches.
 
-use std::time::Duration;
-
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Bytes done of the bytes to do; each byte of the file counts once for each step over it.
@@ -47,14 +45,6 @@ impl Drop for Progress {
     }
 }
 
-/// `1.23 s` or `45 ms`.
-pub fn show_time(time: Duration) -> String {
-    if time < Duration::from_secs(1) {
-        format!("{} ms", time.as_millis())
-    } else {
-        format!("{:.2} s", time.as_secs_f64())
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -2,26 +2,14 @@
 //! runs, with the places where each bucket's piece begins.
 //!
 //! What is sorted are [`Item`]s of 16 bytes; the records themselves are copied once, in order. Every
-//! comparison and every copied item calls `poll`, so that a task can be moved in the middle.
+//! comparison calls `poll`, so that a task can be moved in the middle.
 
-use serde::{Deserialize, Serialize};
-
-use crate::digest::Digest;
 use crate::format::{Format, Item};
 use crate::input::Part;
 use crate::splitters::Splitter;
 
-/// Where a sorted run lies in the file of runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Run {
-    /// Begin of each bucket's piece and the end of the last: one more than buckets.
-    pub cuts: Vec<u64>,
-    /// The items of the run.
-    pub digest: Digest,
-}
-
 /// Finds the items of a part, in its order.
-pub fn items(format: Format, part: &Part, digest: &mut Digest, poll: impl Fn()) -> Vec<Item> {
+pub fn items(format: Format, part: &Part, poll: impl Fn()) -> Vec<Item> {
     let guess = match format {
         Format::Records { len, .. } => part.data.len() / len as usize,
         Format::Lines => part.data.len() / 32,
@@ -30,7 +18,6 @@ pub fn items(format: Format, part: &Part, digest: &mut Digest, poll: impl Fn()) 
     let mut at = 0;
     while let Some(item) = format.item_at(&part.data, at) {
         poll();
-        digest.add(item.bytes(&part.data));
         at = item.end(format);
         items.push(item);
     }
@@ -45,7 +32,8 @@ pub fn sort(format: Format, part: &Part, items: &mut [Item], poll: impl Fn()) {
     });
 }
 
-/// Hands the sorted items to `put`, and tells where each bucket begins in the file of runs.
+/// Hands the sorted items to `put`, and tells where each bucket's piece begins in the file of runs
+/// and where the last one ends: one more than buckets.
 ///
 /// # Errors
 /// Those of `put`.

@@ -27,7 +27,8 @@ fn sort(name: &str, content: &[u8], format: Format, run_len: u64) -> Vec<u8> {
     let mut runs = Vec::new();
     for &range in &plan.ranges {
         let part = input::read(&shared("in"), format, whole.len, range).unwrap();
-        let mut items = run::items(format, &part, &mut digest, || ());
+        digest.join(&check::check(format, &part, || ()).digest);
+        let mut items = run::items(format, &part, || ());
         run::sort(format, &part, &mut items, || ());
         let mut writer = PartWriter::new(shared("runs"), part.base);
         let put = |bytes: &[u8]| writer.put(bytes).map(drop);
@@ -132,7 +133,7 @@ fn one_key_alone_falls_into_even_buckets() {
     let places = splitters::choose(&file, Format::Lines, 100_000, 10, 1).unwrap();
     assert_eq!(places.len(), 9);
     let part = input::read(&SharedPath::new(&path), Format::Lines, 100_000, (0, 100_000)).unwrap();
-    let mut items = run::items(Format::Lines, &part, &mut Digest::default(), || ());
+    let mut items = run::items(Format::Lines, &part, || ());
     run::sort(Format::Lines, &part, &mut items, || ());
     let cuts = run::write(Format::Lines, &part, &items, &places, |_| Ok(())).unwrap();
     let longest = cuts.windows(2).map(|cut| cut[1] - cut[0]).max().unwrap();

@@ -10,7 +10,7 @@
 //! | `MIGRT_WORKERS` | worker threads of this node |
 //! | `MIGRT_CHAOS` | `1`: move every mobile task at every suspension |
 //! | `MIGRT_AUDIT` | `strict` (refuse a move that would take a node's address along), `warn`, `off` |
-//! | `MIGRT_FAIL` | `POINT=kill` or `POINT=stop`, with `@N` the N-th time only: for tests |
+//! | `MIGRT_FAIL` | `POINT=kill` or `POINT=stop`, with `n1:` before it on node 1 only, with `@N` behind it the N-th time: for tests |
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! Points where a test can have this process killed or stopped: each step of a hand-off has one.
 //!
 //! `MIGRT_FAIL=target.installed=kill@3` kills the process the third time it comes by; `=stop` stops
-//! it (SIGSTOP). Without the variable a point is one load and one branch.
+//! it (SIGSTOP). `n1:` before it means node 1 only: the nodes of a local cluster share one
+//! environment. Without the variable a point is one load and one branch.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,58 +14,74 @@ static PLAN: OnceLock<Plan> = OnceLock::new();
 
 #[derive(Debug)]
 struct Plan {
+    /// The only node that this is for.
+    node: Option<u16>,
     point: String,
     stop: bool,
     at: u32,
     seen: AtomicU32,
 }
 
-/// The names that exist; a plan for another one is an error at start.
+/// The names that exist, in the order of a move; a plan for another one is an error at start.
 pub(crate) const POINTS: &[&str] = &[
     "source.ordered",
     "source.frozen",
     "source.shipped",
-    "source.ready",
-    "source.committed",
-    "source.acked",
     "target.shipping",
     "target.installed",
     "target.ready",
+    "source.ready",
+    "source.committed",
     "target.commit",
     "target.thawed",
+    "source.acked",
 ];
 
 /// Reads `MIGRT_FAIL`.
-pub(crate) fn arm() -> Result<()> {
+pub(crate) fn arm(node: u16) -> Result<()> {
     let Ok(text) = std::env::var("MIGRT_FAIL") else { return Ok(()) };
     let plan = parse(&text).ok_or_else(|| {
         Error::new(
             Kind::Config,
             format!(
-                "MIGRT_FAIL is to be POINT=kill or POINT=stop, maybe with @N, POINT one of {}; \
-                 but is {text:?}: correct or unset it",
+                "MIGRT_FAIL is to be POINT=kill or POINT=stop, maybe with n1: before it (node 1 \
+                 only) and @N after it (the N-th time), POINT one of {}; but is {text:?}: correct \
+                 or unset it",
                 POINTS.join(", ")
             ),
         )
     })?;
-    let _ = PLAN.set(plan);
-    ARMED.store(true, Ordering::Release);
+    if plan.node.is_none_or(|only| only == node) {
+        let _ = PLAN.set(plan);
+        ARMED.store(true, Ordering::Release);
+    }
     Ok(())
 }
 
 fn parse(text: &str) -> Option<Plan> {
+    let (node, text) = match text.split_once(':') {
+        None => (None, text),
+        Some((node, rest)) => (Some(node.strip_prefix('n')?.parse().ok()?), rest),
+    };
     let (point, deed) = text.split_once('=')?;
     let (deed, at) = deed.split_once('@').map_or((deed, Some(1)), |(d, n)| (d, n.parse().ok()));
     if !POINTS.contains(&point) || !matches!(deed, "kill" | "stop") {
         return None;
     }
-    Some(Plan { point: point.to_owned(), stop: deed == "stop", at: at?, seen: AtomicU32::new(0) })
+    let (point, stop) = (point.to_owned(), deed == "stop");
+    Some(Plan { node, point, stop, at: at.filter(|&at| at > 0)?, seen: AtomicU32::new(0) })
+}
+
+/// Whether this process waits for a point.
+#[inline]
+pub(crate) fn is_armed() -> bool {
+    ARMED.load(Ordering::Relaxed)
 }
 
 /// Passes the point.
 #[inline]
 pub(crate) fn point(name: &str) {
-    if ARMED.load(Ordering::Relaxed) {
+    if is_armed() {
         strike(name);
     }
 }
@@ -75,8 +92,10 @@ fn strike(name: &str) {
     if plan.point != name || plan.seen.fetch_add(1, Ordering::SeqCst) + 1 != plan.at {
         return;
     }
-    eprintln!("migrt: MIGRT_FAIL strikes at {name}");
-    let signal = if plan.stop { rustix::process::Signal::STOP } else { rustix::process::Signal::KILL };
+    let pid = std::process::id();
+    eprintln!("migrt: MIGRT_FAIL strikes at {name} in process {pid}");
+    let signal =
+        if plan.stop { rustix::process::Signal::STOP } else { rustix::process::Signal::KILL };
     let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
 }
 
@@ -88,8 +107,21 @@ mod tests {
     fn plans_are_read_and_wrong_ones_refused() {
         let plan = parse("target.installed=kill@3").unwrap();
         assert_eq!((plan.point.as_str(), plan.stop, plan.at), ("target.installed", false, 3));
+        assert_eq!(plan.node, None);
         assert!(parse("target.commit=stop").unwrap().stop);
-        for wrong in ["", "nowhere=kill", "target.commit", "target.commit=burn", "target.commit=kill@x"] {
+        let plan = parse("n12:source.ready=stop@2").unwrap();
+        assert_eq!((plan.node, plan.point.as_str(), plan.at), (Some(12), "source.ready", 2));
+        for wrong in [
+            "",
+            "nowhere=kill",
+            "target.commit",
+            "target.commit=burn",
+            "target.commit=kill@x",
+            "target.commit=kill@0",
+            "n:target.commit=kill",
+            "1:target.commit=kill",
+            "n1:",
+        ] {
             assert!(parse(wrong).is_none(), "{wrong}");
         }
     }

@@ -11,10 +11,16 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Error, Kind, Result};
 use crate::net::Identity;
@@ -127,13 +133,26 @@ pub(crate) fn read_address(cluster: &Path, patience: Duration) -> Result<SocketA
 /// The further nodes that this process started; killed on drop if they still run.
 #[derive(Debug)]
 pub(crate) struct Children {
-    children: Vec<(u16, Child)>,
+    shared: Arc<Shared>,
 }
 
+#[derive(Debug)]
+struct Shared {
+    children: Mutex<Vec<(u16, Child)>>,
+    /// The program is over: from now on nodes may end.
+    ending: AtomicBool,
+}
+
+/// What a process that was killed has sent lies in our socket by now; it is to be read before the
+/// process is declared dead.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
 impl Children {
-    /// Starts nodes `1..nodes` of this very program with its own arguments.
+    /// Starts nodes `1..nodes` of this very program with its own arguments, and a thread that waits
+    /// for their ends.
     pub(crate) fn start(cluster: &ClusterDir, nodes: u16) -> Result<Children> {
-        let mut children = Children { children: Vec::new() };
+        let shared = Shared { children: Mutex::new(Vec::new()), ending: AtomicBool::new(false) };
+        let children = Children { shared: Arc::new(shared) };
         let program = std::env::current_exe().map_err(Error::from)?;
         for node in 1..nodes {
             let mut command = Command::new(&program);
@@ -146,23 +165,37 @@ impl Children {
                     e,
                 )
             })?;
-            children.children.push((node, child));
+            children.shared.children.lock().unwrap().push((node, child));
         }
+        let shared = children.shared.clone();
+        std::thread::Builder::new()
+            .name("migrt-children".to_owned())
+            .spawn(move || shared.watch())
+            .map_err(|e| {
+                Error::with_source(Kind::Start, format!("no thread to watch the nodes: {e}"), e)
+            })?;
         Ok(children)
     }
 
     /// A child that has ended already, and how.
     pub(crate) fn ended(&mut self) -> Option<(u16, String)> {
-        self.children.iter_mut().find_map(|(node, child)| match child.try_wait() {
-            Ok(Some(status)) => Some((*node, status.to_string())),
-            _ => None,
+        self.shared.children.lock().unwrap().iter_mut().find_map(|(node, child)| {
+            match child.try_wait() {
+                Ok(Some(status)) => Some((*node, status.to_string())),
+                _ => None,
+            }
         })
+    }
+
+    /// Nodes may end from now on.
+    pub(crate) fn expect_ends(&self) {
+        self.shared.ending.store(true, Ordering::SeqCst);
     }
 
     /// Waits for all to end; those that do not are killed.
     pub(crate) fn finish(&mut self, patience: Duration) {
         let until = Instant::now() + patience;
-        for (_, child) in &mut self.children {
+        for (_, child) in self.shared.children.lock().unwrap().iter_mut() {
             while Instant::now() < until && matches!(child.try_wait(), Ok(None)) {
                 std::thread::sleep(Duration::from_millis(2));
             }
@@ -170,9 +203,54 @@ impl Children {
     }
 }
 
+impl Shared {
+    /// Tells the cluster of every child that ends, so that nobody waits for its lease to run out.
+    fn watch(&self) {
+        let mut running: Vec<(u16, OwnedFd)> = self
+            .children
+            .lock()
+            .unwrap()
+            .iter()
+            .filter_map(|(node, child)| {
+                let pid = Pid::from_child(child);
+                Some((*node, pidfd_open(pid, PidfdFlags::empty()).ok()?))
+            })
+            .collect();
+        while !running.is_empty() {
+            let mut polled: Vec<PollFd<'_>> =
+                running.iter().map(|(_, fd)| PollFd::new(fd, PollFlags::IN)).collect();
+            if poll(&mut polled, None).is_err() {
+                continue;
+            }
+            let over: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+            drop(polled);
+            std::thread::sleep(LAST_WORDS);
+            let mut at = over.iter();
+            running.retain(|(node, _)| {
+                let over = *at.next().expect("one for each");
+                if over && !self.ending.load(Ordering::SeqCst) {
+                    self.report(*node);
+                }
+                !over
+            });
+        }
+    }
+
+    fn report(&self, node: u16) {
+        let status = self.children.lock().unwrap().iter_mut().find_map(|(of, child)| {
+            (*of == node).then(|| child.try_wait().ok().flatten()).flatten()
+        });
+        let how = status.map_or_else(|| "unknown how".to_owned(), |s| s.to_string());
+        if crate::cluster::cluster().process_exited(node) {
+            eprintln!("migrt: node n{node} has ended ({how}); the tasks that ran there are lost");
+        }
+    }
+}
+
 impl Drop for Children {
     fn drop(&mut self) {
-        for (_, child) in &mut self.children {
+        self.expect_ends();
+        for (_, child) in self.shared.children.lock().unwrap().iter_mut() {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -78,7 +78,7 @@ where
             "the migrt runtime was started twice in one process: call Builder::run once, in main",
         ));
     }
-    crate::fail::arm()?;
+    crate::fail::arm(config.node)?;
     let mut config = config;
     let cluster_dir = match (&config.cluster_dir, children) {
         (None, 2..) => {
@@ -132,6 +132,9 @@ where
             other => other.into(),
         })
     });
+    if let Some(children) = &started {
+        children.expect_ends();
+    }
     node.cluster.end("the program is over");
     if let Some(children) = &mut started {
         children.finish(END_PATIENCE);

@@ -50,9 +50,11 @@ impl Program {
                 .into());
         }
         let file = Reader(bytes);
-        file.program().ok_or_else(|| "a truncated or damaged ELF file; build it again".into()).and_then(
-            |program| program.ok_or_else(|| "not for x86-64 Linux; migrt runs there alone".into()),
-        )
+        file.program()
+            .ok_or_else(|| "a truncated or damaged ELF file; build it again".into())
+            .and_then(|program| {
+                program.ok_or_else(|| "not for x86-64 Linux; migrt runs there alone".into())
+            })
     }
 }
 
@@ -93,7 +95,10 @@ impl<'a> Reader<'a> {
         for index in 0..count {
             let header = table.checked_add(index * len)?;
             let content = || {
-                self.slice(self.number::<8>(header.checked_add(8)?)?, self.number::<8>(header + 32)?)
+                self.slice(
+                    self.number::<8>(header.checked_add(8)?)?,
+                    self.number::<8>(header + 32)?,
+                )
             };
             match self.number::<4>(header)? {
                 PT_INTERP => {
@@ -120,9 +125,9 @@ impl<'a> Reader<'a> {
             let header = header(index)?;
             let name = names.checked_add(self.number::<4>(header)?)?;
             let wanted = ENTRIES_SECTION.len() as u64 + 1;
-            let is_it = self.slice(name, wanted).is_some_and(|text| {
-                text.strip_prefix(ENTRIES_SECTION) == Some(&[0])
-            });
+            let is_it = self
+                .slice(name, wanted)
+                .is_some_and(|text| text.strip_prefix(ENTRIES_SECTION) == Some(&[0]));
             if is_it {
                 program.entries_len = Some(self.number::<8>(header.checked_add(32)?)?);
             }

@@ -106,7 +106,9 @@ pub(super) fn plain(facts: &Facts, subject: &Subject<'_>) -> Vec<(&'static str, 
 fn this_image(image: &Image) -> Finding {
     let Some(refusal) = image.refusal() else {
         let note = match std::env::var_os("RUSTFLAGS") {
-            Some(_) => "; but RUSTFLAGS is set in this shell, and what is built here will not be: unset RUSTFLAGS",
+            Some(_) => {
+                "; but RUSTFLAGS is set in this shell, and what is built here will not be: unset RUSTFLAGS"
+            }
             None => "",
         };
         let id = hex(&image.build_hash);
@@ -168,7 +170,10 @@ fn cpu_class(facts: &Facts) -> Finding {
     });
     ok(
         "cpu-class",
-        format!("{class:016x} ({}): equal on all nodes of a cluster, or they refuse each other", cpu.model),
+        format!(
+            "{class:016x} ({}): equal on all nodes of a cluster, or they refuse each other",
+            cpu.model
+        ),
     )
 }
 
@@ -199,13 +204,17 @@ fn fs_base(facts: &Facts) -> Finding {
 fn region(facts: &Facts) -> Finding {
     let name = "region";
     let Err(error) = Region::reserve() else {
-        let text = format!("{} TiB of addresses at {REGION_BASE:#x} can be reserved", REGION_LEN >> 40);
+        let text =
+            format!("{} TiB of addresses at {REGION_BASE:#x} can be reserved", REGION_LEN >> 40);
         return ok(name, text);
     };
     let limit = facts.limits.address_space_len.filter(|len| *len < 2 * REGION_LEN as u64);
     let remedy = match (limit, facts.limits.overcommit) {
         (Some(len), _) => {
-            format!("`ulimit -v` leaves {} GiB: run `ulimit -v unlimited` (as root: -Hv too)", len >> 30)
+            format!(
+                "`ulimit -v` leaves {} GiB: run `ulimit -v unlimited` (as root: -Hv too)",
+                len >> 30
+            )
         }
         (None, Some(Overcommit::Never)) => "as root: sysctl -w vm.overcommit_memory=0".to_owned(),
         _ => "run without what limits or takes these addresses".to_owned(),
@@ -236,7 +245,16 @@ fn user_faults(facts: &Facts) -> Finding {
     // Stop-copy, the one way of moving so far, does not ask for it; no task is barred by its lack.
     let later = "stop-copy moves do without; moves that fetch pages later need it";
     match facts.kernel.user_faults {
-        UserFaults::All => ok(name, "serves the faults of programs and of system calls"),
+        UserFaults::All => {
+            let note = match facts.kernel.unprivileged_userfaultfd {
+                Some(0) => {
+                    " for this user; for others vm.unprivileged_userfaultfd=0 leaves out those \
+                            of system calls"
+                }
+                _ => "",
+            };
+            ok(name, format!("serves the faults of programs and of system calls{note}"))
+        }
         UserFaults::AllByDevice => {
             ok(name, "serves the faults of programs and of system calls, by /dev/userfaultfd")
         }
@@ -267,7 +285,10 @@ fn write_tracking(facts: &Facts) -> Finding {
     let name = "write-tracking";
     let kernel = &facts.kernel;
     if kernel.tracks_writes() {
-        return ok(name, "written pages are found without a fault for each (WP_ASYNC, PAGEMAP_SCAN)");
+        return ok(
+            name,
+            "written pages are found without a fault for each (WP_ASYNC, PAGEMAP_SCAN)",
+        );
     }
     let text = if kernel.pagemap_scan {
         "userfaultfd has no WP_ASYNC: moves that copy ahead will be slow, stop-copy is not; \
@@ -289,7 +310,15 @@ fn udp_buffers(facts: &Facts) -> Finding {
         );
     };
     if receive.min(send) >= BUFFER_LEN {
-        return ok(name, format!("{} each way", mib(BUFFER_LEN)));
+        let limit = [udp.receive_len_max, udp.send_len_max].into_iter().flatten().min();
+        let note = match limit {
+            Some(limit) if limit < BUFFER_LEN => format!(
+                ", past the limit, as this user may; for others: \
+                 sysctl -w net.core.rmem_max={BUFFER_LEN} net.core.wmem_max={BUFFER_LEN}"
+            ),
+            _ => String::new(),
+        };
+        return ok(name, format!("{} each way{note}", mib(BUFFER_LEN)));
     }
     let mut remedy = String::from("as root: sysctl -w");
     for (name, got) in [("rmem_max", receive), ("wmem_max", send)] {
@@ -408,14 +437,39 @@ mod tests {
 
     #[test]
     fn each_lack_is_judged_and_has_its_remedy() {
-        check(|f| f.udp.receive_len = Some(212_992), "udp-buffers", Verdict::Slow, "sysctl -w net.core.rmem_max=8388608");
-        check(|f| f.udp.receive_len = None, "udp-buffers", Verdict::WillNotWork, "ip link set lo up");
+        check(
+            |f| f.udp.receive_len = Some(212_992),
+            "udp-buffers",
+            Verdict::Slow,
+            "sysctl -w net.core.rmem_max=8388608",
+        );
+        check(
+            |f| f.udp.receive_len = None,
+            "udp-buffers",
+            Verdict::WillNotWork,
+            "ip link set lo up",
+        );
         check(|f| f.udp.sends_batches = false, "udp-batches", Verdict::Slow, "UDP_SEGMENT");
-        check(|f| f.kernel.user_faults = UserFaults::OwnOnly, "userfaultfd", Verdict::Slow, "sysctl -w vm.unprivileged_userfaultfd=1");
-        check(|f| f.kernel.user_faults = UserFaults::Denied(1), "userfaultfd", Verdict::Slow, "seccomp");
+        check(
+            |f| f.kernel.user_faults = UserFaults::OwnOnly,
+            "userfaultfd",
+            Verdict::Slow,
+            "sysctl -w vm.unprivileged_userfaultfd=1",
+        );
+        check(
+            |f| f.kernel.user_faults = UserFaults::Denied(1),
+            "userfaultfd",
+            Verdict::Slow,
+            "seccomp",
+        );
         check(|f| f.kernel.pagemap_scan = false, "write-tracking", Verdict::Slow, "6.7");
         check(|f| f.limits.file_count = Some(64), "open-files", Verdict::Slow, "ulimit -n 1024");
-        check(|f| f.limits.group_memory_len = Some(1 << 26), "memory", Verdict::Ok, "64.0 MiB (the limit");
+        check(
+            |f| f.limits.group_memory_len = Some(1 << 26),
+            "memory",
+            Verdict::Ok,
+            "64.0 MiB (the limit",
+        );
     }
 
     #[test]

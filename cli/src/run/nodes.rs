@@ -26,6 +26,7 @@ use rustix::process::{
     pidfd_open, waitid,
 };
 
+use super::guard::Guard;
 use super::output::{Output, Target};
 use super::signals::Signals;
 use super::spawn::Plan;
@@ -42,6 +43,7 @@ const PATIENCE_OUTPUT: Duration = Duration::from_secs(1);
 pub(super) struct Nodes {
     nodes: Vec<Node>,
     output: Option<Output>,
+    guard: Guard,
     /// The cause of the exit code: how the first one that failed ended.
     first_failure: Option<End>,
     /// The signal that asked us to stop.
@@ -76,11 +78,13 @@ impl Nodes {
         plan: &Plan,
         count: u16,
         environment: &dyn Fn(u16) -> Vec<(&'static str, String)>,
+        guard: Guard,
     ) -> Result<Nodes, String> {
         let failed = |error: io::Error| format!("{error}; fewer nodes may do: lower -n");
         let mut nodes = Nodes {
             nodes: Vec::new(),
             output: None,
+            guard,
             first_failure: None,
             stop: None,
             deadline: None,
@@ -106,6 +110,7 @@ impl Nodes {
                 }
             };
             nodes.nodes.push(Node { number, child, pid, pidfd, end: None });
+            nodes.guard.watch(pid).map_err(failed)?;
             let child = &mut nodes.nodes.last_mut().expect("pushed just now").child;
             let streams = (child.stdout.take(), child.stderr.take(), child.stdin.take());
             if let (Some(stdout), Some(stderr), stdin) = streams {
@@ -153,10 +158,8 @@ impl Nodes {
     /// Sleeps until something has happened. Tells whether our output is closed.
     fn wait(&self, signals: &Signals) -> io::Result<bool> {
         let output = self.output.as_ref().expect("started");
-        let mut fds = vec![
-            PollFd::new(signals, PollFlags::IN),
-            PollFd::new(output.closed(), PollFlags::IN),
-        ];
+        let mut fds =
+            vec![PollFd::new(signals, PollFlags::IN), PollFd::new(output.closed(), PollFlags::IN)];
         if self.stop.is_some() {
             // Told once; it stays readable.
             fds.truncate(1);

@@ -49,13 +49,20 @@ impl Plan {
         unsafe { command.pre_exec(tie) };
         command.spawn().map_err(|error| {
             let advice = match error.raw_os_error() {
-                Some(libc::ENOEXEC) => "it is no program of this machine's kind; build it for x86-64 Linux",
-                Some(libc::ENOENT) => "its interpreter is missing; see its first line, or `file` on it",
+                Some(libc::ENOEXEC) => {
+                    "it is no program of this machine's kind; build it for x86-64 Linux"
+                }
+                Some(libc::ENOENT) => {
+                    "its interpreter is missing; see its first line, or `file` on it"
+                }
                 Some(libc::EAGAIN) => "too many processes; end some, or raise `ulimit -u`",
                 Some(libc::EMFILE | libc::ENFILE) => "too many open files; raise `ulimit -n`",
                 _ => "correct that and start again",
             };
-            format!("node {node} cannot be started from {}: {error}; {advice}", self.program.display())
+            format!(
+                "node {node} cannot be started from {}: {error}; {advice}",
+                self.program.display()
+            )
         })
     }
 }

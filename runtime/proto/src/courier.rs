@@ -109,10 +109,15 @@ impl Courier {
     }
 
     /// The frame in `bytes`, unless it was taken before or comes too early.
-    pub(crate) fn receive(&mut self, now: Micros, from: NodeId, bytes: &[u8]) -> Result<Option<Frame>, WireError> {
+    pub(crate) fn receive(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        bytes: &[u8],
+    ) -> Result<Option<Frame>, WireError> {
         let Some(line) = self.lines.get_mut(&from) else { return Ok(None) };
-        let ((number, acked), body) =
-            postcard::take_from_bytes::<(u64, u64)>(bytes).map_err(|_| WireError::Malformed { what: "envelope" })?;
+        let ((number, acked), body) = postcard::take_from_bytes::<(u64, u64)>(bytes)
+            .map_err(|_| WireError::Malformed { what: "envelope" })?;
         if acked > line.sent {
             return Err(WireError::Malformed { what: "acknowledgement" });
         }
@@ -189,15 +194,17 @@ impl Line {
     fn envelope(&mut self, number: u64, body: &[u8]) -> Vec<u8> {
         self.ack_due = None;
         self.ack_count = 0;
-        let mut bytes = postcard::to_extend(&(number, self.taken), Vec::with_capacity(body.len() + 12))
-            .expect("two numbers always encode");
+        let mut bytes =
+            postcard::to_extend(&(number, self.taken), Vec::with_capacity(body.len() + 12))
+                .expect("two numbers always encode");
         bytes.extend_from_slice(body);
         bytes
     }
 
     fn resend(&mut self, now: Micros) -> Vec<Vec<u8>> {
         let unacked = core::mem::take(&mut self.unacked);
-        let again = unacked.iter().map(|letter| self.envelope(letter.number, &letter.body)).collect();
+        let again =
+            unacked.iter().map(|letter| self.envelope(letter.number, &letter.body)).collect();
         self.unacked = unacked;
         self.resend_due = (!self.unacked.is_empty()).then(|| now + RESEND_AFTER);
         again
@@ -232,7 +239,8 @@ mod tests {
         a.down(B);
         assert_eq!(a.send(now, B, &frame(3), None), None);
         let again = a.up(now, place(B, 0));
-        let taken: Vec<_> = again.iter().filter_map(|bytes| b.receive(now, A, bytes).unwrap()).collect();
+        let taken: Vec<_> =
+            again.iter().filter_map(|bytes| b.receive(now, A, bytes).unwrap()).collect();
         assert_eq!(taken, [frame(2), frame(3)]);
         let acks = b.tick(now + ACK_DELAY);
         assert_eq!(a.receive(now, B, &acks[0].1), Ok(Some(Frame::Acked)));

@@ -3,7 +3,8 @@
 //! When every process that lived at that death has said [`Frame::DeadSeen`](crate::wire::Frame::DeadSeen): it takes
 //! nothing from the dead process any more, and what it took before it has told the homes *before* this frame (the
 //! courier keeps the order). A process that dies meanwhile is not waited for. Deaths are announced by the starting
-//! node only, in order with its admissions, so nobody who could hold such a task is missing from the list.
+//! node only, in order with its admissions, so the list is exact: nobody who could hold such a task is missing, and
+//! nobody is on it who was admitted after that death and will never speak of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,7 +46,8 @@ impl Deaths {
     }
 
     fn take_settled(&mut self) -> Vec<Place> {
-        let settled: Vec<Place> = self.waiting.iter().filter(|(_, w)| w.is_empty()).map(|(place, _)| *place).collect();
+        let settled: Vec<Place> =
+            self.waiting.iter().filter(|(_, w)| w.is_empty()).map(|(place, _)| *place).collect();
         for place in &settled {
             self.waiting.remove(place);
         }

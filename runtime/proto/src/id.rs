@@ -56,7 +56,10 @@ impl TaskId {
     /// # Panics
     /// If `sequence` is 0 or above [`TaskId::SEQUENCE_MAX`].
     pub fn new(home: NodeId, generation: Generation, sequence: u64) -> Self {
-        assert!((1..=Self::SEQUENCE_MAX).contains(&sequence), "task sequence {sequence} out of range");
+        assert!(
+            (1..=Self::SEQUENCE_MAX).contains(&sequence),
+            "task sequence {sequence} out of range"
+        );
         TaskId(u64::from(home.0) << 48 | u64::from(generation.0) << 40 | sequence)
     }
 
@@ -159,7 +162,10 @@ mod tests {
     #[test]
     fn a_task_id_keeps_its_parts_and_shows_them() {
         let id = TaskId::new(NodeId(513), Generation(2), TaskId::SEQUENCE_MAX);
-        assert_eq!((id.home(), id.generation(), id.sequence()), (NodeId(513), Generation(2), TaskId::SEQUENCE_MAX));
+        assert_eq!(
+            (id.home(), id.generation(), id.sequence()),
+            (NodeId(513), Generation(2), TaskId::SEQUENCE_MAX)
+        );
         assert_eq!(TaskId::from_raw(id.to_raw()), Some(id));
         assert_eq!(TaskId::new(NodeId(0), Generation(0), 17).to_string(), "t0.17");
         assert_eq!(TaskId::new(NodeId(3), Generation(1), 5).to_string(), "t3+1.5");

@@ -25,11 +25,9 @@ pub mod migrate;
 mod action;
 mod node;
 
-
 pub use self::{
     action::Action,
     courier::describe,
-
     id::{Asker, EntryId, Epoch, Generation, Incarnation, NodeId, Place, SlotRef, TaskId, Token},
     member::{DEAD_AFTER, HEARTBEAT_EVERY, LEASE},
     node::{Config, Core, LinkRefused, TryJoin},

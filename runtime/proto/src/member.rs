@@ -20,6 +20,8 @@ use crate::{
 pub const HEARTBEAT_EVERY: Micros = Micros::from_millis(200);
 /// How long a node may run its mobile tasks after it sent a heartbeat that was answered.
 pub const LEASE: Micros = Micros::from_millis(1_000);
+/// How long a node waits for its first lease after its first link to the starting node.
+pub(crate) const JOIN_LIMIT: Micros = Micros::from_millis(5_000);
 /// The silence after which the starting node declares a node dead.
 pub const DEAD_AFTER: Micros = Micros::from_millis(1_400);
 
@@ -30,6 +32,8 @@ pub(crate) struct Members {
     pub(crate) generation: Option<Generation>,
     pub(crate) lease_until: Option<Micros>,
     pub(crate) beat_due: Option<Micros>,
+    /// When this node gives up waiting for its first lease.
+    pub(crate) join_until: Option<Micros>,
     peers: BTreeMap<NodeId, Peer>,
     dead: BTreeMap<Place, Generation>,
     dead_generation: BTreeMap<NodeId, Generation>,
@@ -52,6 +56,7 @@ impl Members {
             generation: (me.node == NodeId::STARTING).then_some(Generation(0)),
             lease_until: None,
             beat_due: None,
+            join_until: None,
             peers: BTreeMap::new(),
             dead: BTreeMap::new(),
             dead_generation: BTreeMap::new(),
@@ -70,7 +75,11 @@ impl Members {
 
     /// The live process of `node`; this one included.
     pub(crate) fn place(&self, node: NodeId) -> Option<Place> {
-        if node == self.me.node { Some(self.me) } else { self.peers.get(&node).map(|peer| peer.place) }
+        if node == self.me.node {
+            Some(self.me)
+        } else {
+            self.peers.get(&node).map(|peer| peer.place)
+        }
     }
 
     pub(crate) fn is_dead(&self, place: Place) -> bool {
@@ -90,6 +99,15 @@ impl Members {
         task.home() == self.me.node && self.generation == Some(task.generation())
     }
 
+    /// Whether the process that spawned `task` is known to live.
+    pub(crate) fn is_home_known(&self, task: TaskId) -> bool {
+        self.is_home(task)
+            || self
+                .peers
+                .get(&task.home())
+                .is_some_and(|peer| peer.generation == Some(task.generation()))
+    }
+
     /// Whether some process of `node` has died.
     pub(crate) fn has_died(&self, node: NodeId) -> bool {
         self.dead_generation.contains_key(&node)
@@ -100,10 +118,20 @@ impl Members {
         self.peers.keys().copied()
     }
 
+    /// The other live nodes that the starting node has told of: all who may hold something of a node whose death it
+    /// tells of now. Who is only known by a link was admitted after that death.
+    pub(crate) fn announced(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().filter(|(_, peer)| peer.generation.is_some()).map(|(node, _)| *node)
+    }
+
     /// The other live members as the starting node describes them.
     pub(crate) fn infos(&self) -> impl Iterator<Item = MemberInfo> {
         self.peers.values().filter_map(|peer| {
-            Some(MemberInfo { place: peer.place, generation: peer.generation?, addr: peer.addr.clone() })
+            Some(MemberInfo {
+                place: peer.place,
+                generation: peer.generation?,
+                addr: peer.addr.clone(),
+            })
         })
     }
 
@@ -116,7 +144,10 @@ impl Members {
         let count = self.admitted.entry(place.node).or_default();
         let generation = Generation(*count);
         *count = count.checked_add(1)?;
-        self.peers.insert(place.node, Peer { place, generation: Some(generation), addr: addr.clone(), heard: now });
+        self.peers.insert(
+            place.node,
+            Peer { place, generation: Some(generation), addr: addr.clone(), heard: now },
+        );
         Some(MemberInfo { place, generation, addr })
     }
 
@@ -133,7 +164,12 @@ impl Members {
         if place == self.me || self.is_dead(place) {
             return false;
         }
-        let peer = self.peers.entry(place.node).or_insert(Peer { place, generation: None, addr, heard: now });
+        let peer = self.peers.entry(place.node).or_insert(Peer {
+            place,
+            generation: None,
+            addr,
+            heard: now,
+        });
         let news = peer.generation.is_none() && peer.place == place;
         if news {
             peer.generation = Some(generation);
@@ -169,8 +205,9 @@ impl Members {
         self.lease_until = self.lease_until.max(Some(sent + LEASE));
     }
 
+    /// Rule 1; a node that never got a lease may have been declared dead meanwhile, and gives up as well.
     pub(crate) fn is_lease_over(&self, now: Micros) -> bool {
-        self.lease_until.is_some_and(|until| until <= now)
+        self.lease_until.or(self.join_until).is_some_and(|until| until <= now)
     }
 
     /// The starting node's silent peers (rule 2).
@@ -178,14 +215,18 @@ impl Members {
         if !self.is_starting() {
             return Vec::new();
         }
-        self.peers.values().filter(|peer| peer.heard + DEAD_AFTER <= now).map(|peer| peer.place).collect()
+        self.peers
+            .values()
+            .filter(|peer| peer.heard + DEAD_AFTER <= now)
+            .map(|peer| peer.place)
+            .collect()
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Micros> {
         if self.is_starting() {
             return self.peers.values().map(|peer| peer.heard + DEAD_AFTER).min();
         }
-        self.beat_due.into_iter().chain(self.lease_until).min()
+        self.beat_due.into_iter().chain(self.lease_until.or(self.join_until)).min()
     }
 }
 

@@ -72,10 +72,16 @@ mod tests {
         let mut all: Vec<SlotGrant> = (0..nodes).flat_map(|_| dealer.deal()).collect();
         all.sort_by_key(|grant| (grant.class, grant.first));
         for pair in all.windows(2) {
-            assert!(pair[0].class < pair[1].class || pair[0].first + pair[0].count <= pair[1].first, "{pair:?}");
+            assert!(
+                pair[0].class < pair[1].class || pair[0].first + pair[0].count <= pair[1].first,
+                "{pair:?}"
+            );
         }
         for grant in all {
-            assert!(grant.count > 0 && grant.first + grant.count <= slot_count(grant.class), "{grant:?}");
+            assert!(
+                grant.count > 0 && grant.first + grant.count <= slot_count(grant.class),
+                "{grant:?}"
+            );
         }
     }
 
@@ -89,7 +95,8 @@ mod tests {
     #[test]
     fn expected_nodes_get_equal_shares_of_every_class_and_a_later_one_gets_some() {
         let mut dealer = Dealer::new(3);
-        let shares: Vec<Vec<u32>> = (0..3).map(|_| dealer.deal().iter().map(|grant| grant.count).collect()).collect();
+        let shares: Vec<Vec<u32>> =
+            (0..3).map(|_| dealer.deal().iter().map(|grant| grant.count).collect()).collect();
         assert_eq!(shares[0].len(), usize::from(CLASS_COUNT));
         assert!(shares.iter().all(|share| *share == shares[0]));
         assert_eq!(dealer.deal().len(), usize::from(CLASS_COUNT));

@@ -5,6 +5,7 @@ use migrt_proto::{Action, NodeId, Place, TaskId};
 
 use super::{Cluster, Reply};
 use crate::exec::door;
+use crate::fail;
 use crate::migrate;
 use crate::task::mobile::{self, Call, MobileBody};
 use crate::task::record::{Body, TaskRef};
@@ -13,11 +14,7 @@ use crate::task::state::Phase;
 impl Cluster {
     pub(super) fn carry_out(&'static self, order: Action) {
         match order {
-            Action::Send { to, bytes } => {
-                if let Some(net) = self.net.get() {
-                    net.send(to.0, bytes);
-                }
-            }
+            Action::Send { to, bytes } => self.send(to, bytes),
             Action::MemberUp { place, addr } => self.member_up(place, &addr),
             Action::NodeDead { place } => self.member_dead(place),
             Action::SlotsGranted { slots } => {
@@ -68,11 +65,13 @@ impl Cluster {
             Action::Thaw { task, epoch } => {
                 let arrival = self.arrivals.lock().unwrap().remove(&(task, epoch));
                 let arrival = arrival.expect("an installed copy waits for its commit");
-                crate::fail::point("target.commit");
+                fail::point("target.commit");
                 let record = arrival.thaw(epoch);
                 self.residents.lock().unwrap().insert(task, record.clone());
-                door::push(record);
-                crate::fail::point("target.thawed");
+                self.after_sending(move || {
+                    door::push(record);
+                    fail::point("target.thawed");
+                });
             }
             Action::JoinAnswered { task: _, token, outcome } => {
                 self.reply(token, Reply::Joined(outcome));
@@ -86,6 +85,29 @@ impl Cluster {
             }
             other => tracing::warn!(?other, "an order that this runtime does not know"),
         }
+    }
+
+    fn send(&self, to: NodeId, bytes: Vec<u8>) {
+        let Some(net) = self.net.get() else { return };
+        let is_commit = fail::is_armed() && migrt_proto::describe(&bytes).contains(" Commit {");
+        if is_commit {
+            fail::point("source.ready");
+        }
+        net.send(to.0, bytes);
+        if is_commit {
+            fail::point("source.committed");
+        }
+    }
+
+    /// Does `deed` when the kernel has what was given to `send` before.
+    ///
+    /// Home and source must have the word that a task runs here before it does anything: if this
+    /// process were killed in between, the source would go on with its copy, and steps that the
+    /// task did here would be done again (rule 3 of the hand-off). The net thread writes what one
+    /// turn has queued in that turn, so the turn after it is the time.
+    fn after_sending(&'static self, deed: impl FnOnce() + Send + 'static) {
+        let Some(net) = self.net.get() else { return deed() };
+        net.run_soon(Box::new(move || net.run_soon(Box::new(deed))));
     }
 
     /// Another node's process ends with this code.

@@ -74,11 +74,14 @@ impl Handler for Link {
             && let Some(net) = self.cluster.net.get()
         {
             net.forget(peer, refused.to_string());
+            return;
         }
+        self.cluster.link_up(NodeId(peer));
     }
 
     fn peer_down(&self, peer: u16, why: &str) {
         tracing::debug!(peer, why, "link down");
+        self.cluster.linked.lock().unwrap().remove(&NodeId(peer));
         self.cluster.tell(|core, now| core.peer_down(now, NodeId(peer)));
     }
 

@@ -13,6 +13,8 @@ use crate::task::current::{self, wait_until};
 const PAUSES: usize = 65_536;
 const KIND_ASK: u16 = 1;
 const KIND_REPLY: u16 = 2;
+/// The sender has links to all nodes of the start.
+pub(super) const KIND_MESHED: u16 = 3;
 
 /// Counts of one node since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +145,9 @@ impl Cluster {
                     let token = migrt_proto::Token(u64::from_le_bytes(*token));
                     self.reply(token, Reply::Metrics(metrics));
                 }
+            }
+            (KIND_MESHED, _) => {
+                self.meshed.lock().unwrap().insert(from);
             }
             _ => tracing::warn!(from = from.0, kind, "a message of an unknown kind"),
         }

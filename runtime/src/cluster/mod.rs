@@ -14,7 +14,7 @@ pub(crate) mod home;
 mod link;
 pub(crate) mod metrics;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -74,6 +74,9 @@ pub(crate) struct Cluster {
     pub(crate) metrics: metrics::Counters,
     /// The live members, this node included.
     members: Mutex<Vec<NodeId>>,
+    /// The nodes with a link to this one, and (on node 0) those that have links to all others.
+    linked: Mutex<BTreeSet<NodeId>>,
+    meshed: Mutex<BTreeSet<NodeId>>,
     link_error: Mutex<Option<String>>,
     end: (Mutex<Option<i32>>, Condvar),
 }
@@ -96,6 +99,8 @@ impl Cluster {
             token: AtomicU64::new(1),
             metrics: metrics::Counters::default(),
             members: Mutex::new(vec![me]),
+            linked: Mutex::new(BTreeSet::new()),
+            meshed: Mutex::new(BTreeSet::new()),
             link_error: Mutex::new(None),
             end: (Mutex::new(None), Condvar::new()),
         }
@@ -183,10 +188,28 @@ impl Cluster {
         self.members.lock().unwrap().clone()
     }
 
-    /// The nodes that node 0 waits for.
+    /// The nodes that node 0 waits for: those that have not joined, or not linked up with all others.
     pub(crate) fn missing(&self) -> Vec<u16> {
         let members = self.members();
-        (0..self.expected).filter(|&n| !members.contains(&NodeId(n))).collect()
+        let meshed = self.meshed.lock().unwrap();
+        let is_missing = |&n: &u16| {
+            let node = NodeId(n);
+            !members.contains(&node) || (node != self.me && !meshed.contains(&node))
+        };
+        (0..self.expected).filter(is_missing).collect()
+    }
+
+    /// A link came up: once there is one to every node of the start, node 0 hears of it.
+    fn link_up(&'static self, peer: NodeId) {
+        let mut linked = self.linked.lock().unwrap();
+        linked.insert(peer);
+        let all = linked.len() + 1 >= usize::from(self.expected);
+        drop(linked);
+        if all && self.me != NodeId::STARTING {
+            self.tell(|core, now| {
+                core.send_custom(now, NodeId::STARTING, metrics::KIND_MESHED, Vec::new());
+            });
+        }
     }
 
     /// Why a link to a node did not come up, if that is final.
@@ -222,6 +245,17 @@ impl Cluster {
 
     pub(crate) fn forget_arrival(&self, task: TaskId, epoch: Epoch) {
         self.arrivals.lock().unwrap().remove(&(task, epoch));
+    }
+
+    /// Node 0: the process of `node` is known to have ended. Whether it was a live member.
+    pub(crate) fn process_exited(&'static self, node: u16) -> bool {
+        self.tell(|core, now| {
+            let place = core.members().map(|member| member.place).find(|p| p.node == NodeId(node));
+            if let Some(place) = place {
+                core.process_exited(now, place);
+            }
+            place.is_some()
+        })
     }
 
     fn next_token(&self) -> Token {

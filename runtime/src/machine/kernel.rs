@@ -1,4 +1,4 @@
-//! What the kernel offers for memory: fault handling, write tracking, guards, reservations.
+//! What the kernel offers for memory: fault handling, write tracking, guards.
 //!
 //! Each is tried on a small mapping made for it and taken away again. Absent: what the runtime makes
 //! of it, which `iso` decides for itself.
@@ -79,27 +79,6 @@ impl Kernel {
     pub fn moves_pages(&self) -> bool {
         self.userfault_features & FEATURE_MOVE != 0
     }
-}
-
-/// Whether the kernel would reserve `len` bytes at `addr` for this process. A range that is mapped
-/// already counts as reserved.
-///
-/// # Errors
-///
-/// The kernel's refusal.
-pub fn can_reserve(addr: usize, len: usize) -> io::Result<()> {
-    let flags =
-        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
-    let access = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: MAP_FIXED_NOREPLACE touches no mapping that is there.
-    let got = unsafe { libc::mmap(addr as *mut _, len, access, flags, -1, 0) };
-    if got != libc::MAP_FAILED {
-        // SAFETY: nothing refers to the mapping made just now.
-        unsafe { libc::munmap(got, len) };
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    if error.raw_os_error() == Some(libc::EEXIST) { Ok(()) } else { Err(error) }
 }
 
 /// A text file of the kernel, trimmed.
@@ -237,16 +216,5 @@ mod tests {
         assert_eq!(denied, kernel.userfault_features == 0, "{kernel:?}");
         assert!(kernel.pagemap_scan || !kernel.tracks_writes(), "{kernel:?}");
         assert!(kernel.signal_stack_len >= 2048 || kernel.signal_stack_len == 0, "{kernel:?}");
-    }
-
-    #[test]
-    fn a_reservation_is_tried_and_taken_back() {
-        let (addr, len) = (0x3f00_0000_0000, 1 << 40);
-        can_reserve(addr, len).unwrap();
-        can_reserve(addr, len).unwrap();
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        assert!(!maps.contains("3f0000000000-"), "{maps}");
-        // More than programs have addresses.
-        assert!(can_reserve(addr, 1 << 47).is_err());
     }
 }

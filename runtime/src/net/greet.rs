@@ -16,12 +16,14 @@ use super::tls::node_of;
 /// Longest hello, in bytes.
 pub const HELLO_LEN_MAX: usize = 64 << 10;
 
-/// Before its hello a node sends its run number.
+/// In front of its hello, in the same message, a node sends its run number.
 const RUN_LEN: usize = 8;
 
+/// A link, the control stream to the peer, and the one from it.
 pub(super) type Greeted = (Arc<Link>, SendStream, FrameReader);
 
-/// Hellos and accepts.
+/// Exchanges hellos and accepts over a new connection. Afterwards the link is in the table of
+/// peers, and the peer counts on it.
 pub(super) async fn greet(
     hub: &Arc<Hub>,
     addr: SocketAddr,

@@ -19,7 +19,7 @@ use super::handler::Handler;
 use super::identity::Identity;
 use super::peers::Hub;
 use super::rt::{Exec, Turn, lock};
-use super::socket::BUFFER_LEN;
+use super::socket::widen;
 use super::tls::Crypto;
 use super::transport;
 
@@ -335,14 +335,7 @@ fn bind(addr: SocketAddr) -> Result<UdpSocket, NetError> {
         io::ErrorKind::AddrInUse => NetError::AddrInUse { addr },
         _ => NetError::Bind { addr, source },
     })?;
-    // Beyond the system's limit only with CAP_NET_ADMIN; else as much as the limit allows.
-    use rustix::net::sockopt;
-    if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER_LEN).is_err() {
-        let _ = sockopt::set_socket_recv_buffer_size(&socket, BUFFER_LEN);
-    }
-    if sockopt::set_socket_send_buffer_size_force(&socket, BUFFER_LEN).is_err() {
-        let _ = sockopt::set_socket_send_buffer_size(&socket, BUFFER_LEN);
-    }
+    widen(&socket);
     Ok(socket)
 }
 

@@ -17,14 +17,58 @@ use std::task::{Context, Poll, Waker};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use rustix::net::sockopt;
 
 use super::rt::lock;
 
 /// Asked for in both directions; the kernel may grant less (facts N0).
-pub(super) const BUFFER_LEN: usize = 8 << 20;
+const BUFFER_LEN: usize = 8 << 20;
 
 /// Largest payload given to one segmented send: below the 65,507 bytes of a UDP datagram.
 const BATCH_LEN_MAX: usize = 65_000;
+
+/// What the kernel grants a UDP socket here; for `migrt doctor`.
+#[derive(Clone, Copy, Debug)]
+pub struct UdpLimits {
+    /// Bytes of receive buffer that a node's socket gets, of [`UdpLimits::WANTED`]. Fewer lose
+    /// packets in bulk.
+    pub receive_len: usize,
+    /// Bytes of send buffer.
+    pub send_len: usize,
+    /// Whether many packets can leave in one system call (GSO). Without it bulk is slow.
+    pub segmented: bool,
+}
+
+impl UdpLimits {
+    /// What a node asks for in each direction; `net.core.rmem_max` and `wmem_max` limit it.
+    pub const WANTED: usize = BUFFER_LEN;
+
+    /// Asks the kernel with a socket on loopback.
+    ///
+    /// # Errors
+    /// If no UDP socket can be made at all.
+    pub fn probe() -> io::Result<Self> {
+        let io = StdSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+        widen(&io);
+        // The kernel doubles what is asked for, to have room for its own bookkeeping.
+        Ok(Self {
+            receive_len: sockopt::socket_recv_buffer_size(&io)? / 2,
+            send_len: sockopt::socket_send_buffer_size(&io)? / 2,
+            segmented: UdpSocketState::new((&io).into())?.max_gso_segments() > 1,
+        })
+    }
+}
+
+/// Gives a socket the buffers it needs, or as much of them as the system allows.
+pub(super) fn widen(io: &StdSocket) {
+    // Beyond the system's limit only with CAP_NET_ADMIN.
+    if sockopt::set_socket_recv_buffer_size_force(io, BUFFER_LEN).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(io, BUFFER_LEN);
+    }
+    if sockopt::set_socket_send_buffer_size_force(io, BUFFER_LEN).is_err() {
+        let _ = sockopt::set_socket_send_buffer_size(io, BUFFER_LEN);
+    }
+}
 
 /// A UDP socket that quinn drives through the net thread's executor.
 #[derive(Debug)]

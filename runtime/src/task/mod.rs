@@ -44,6 +44,8 @@ mod libc_pins;
 #[cfg(target_feature = "crt-static")]
 #[expect(unsafe_code, reason = "takes the place of a libc function")]
 mod libc_threads;
+#[expect(unsafe_code, reason = "takes the place of libc's allocator")]
+mod malloc_names;
 #[expect(unsafe_code, reason = "reaches headers through raw thread pointers")]
 pub(crate) mod prefix;
 #[expect(unsafe_code, reason = "is malloc")]

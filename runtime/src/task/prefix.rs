@@ -108,6 +108,7 @@ impl HeaderPrefix {
         self.worker_tp.get()
     }
 
+    #[cfg(target_feature = "crt-static")]
     pub(crate) fn node_frees(&self) -> *const NodeFrees {
         self.node_frees.get()
     }
@@ -155,9 +156,12 @@ impl NodeFrees {
         self.newest.load(Ordering::Relaxed).is_null()
     }
 
+    /// Takes a block for the worker to free.
+    ///
     /// # Safety
     ///
     /// `block` was allocated by the node's allocator (so it has room for a word), and nobody uses it.
+    #[cfg(target_feature = "crt-static")]
     pub(crate) unsafe fn push(&self, block: *mut u8) {
         // Relaxed: only the address is compared; the word it leads to is published below.
         let mut newest = self.newest.load(Ordering::Relaxed);

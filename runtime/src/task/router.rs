@@ -7,11 +7,14 @@
 //!                                     └ yes ─► own arena: free; another task's: its remote list
 //! ```
 //!
-//! All sixteen names of libc's allocator are defined here, so that its `malloc.o` is never linked and
-//! C code moves as Rust code does; Rust's `System` calls these too. They work before `main`. In a
-//! program that is not static nothing is defined and libc's own allocator serves.
+//! All sixteen names of libc's allocator lead here (`malloc_names`), so its `malloc.o` is never linked
+//! and C code moves as Rust code does; Rust's `System` calls these too. In a program that is not
+//! static they are not defined and libc's own allocator serves.
 //!
 //! Relies on mimalloc never being called on a task's block: it keeps its heap in thread-locals.
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 pub use super::prefix::{HeaderPrefix, NodeFrees};
 
@@ -38,6 +41,16 @@ impl NodeFrees {
     }
 }
 
+static REMAINS_HOOK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+/// Has `hook` called, on an OS thread's block, with each block that is freed while its slot is kept
+/// as a task's remains. Such a block's heap is elsewhere, so it is not freed here: the hook notes it
+/// for the heap's return. It may allocate and free node memory.
+pub fn set_remains_hook(hook: fn(*mut u8)) {
+    // Release: pairs with the load before each call.
+    REMAINS_HOOK.store(hook as *mut (), Ordering::Release);
+}
+
 /// The node's allocator.
 #[cfg(target_feature = "crt-static")]
 mod node {
@@ -58,20 +71,22 @@ mod node {
 }
 
 #[cfg(target_feature = "crt-static")]
-mod route {
+pub(super) mod route {
     use std::ptr;
+    use std::sync::atomic::Ordering;
 
     use libmimalloc_sys as mi;
     use migrt_iso::arena::Arena;
     use migrt_iso::{SlotClass, SlotId, in_region, pool};
 
+    use super::REMAINS_HOOK;
     use crate::task::prefix::{HeaderPrefix, on_worker};
 
     /// What every block is aligned to; those of 16 bytes and more to 16.
-    pub(super) const ALIGN_MIN: usize = 8;
+    pub(in crate::task) const ALIGN_MIN: usize = 8;
 
     #[inline(always)]
-    pub(super) fn alloc(len: usize, align: usize) -> *mut u8 {
+    pub(in crate::task) fn alloc(len: usize, align: usize) -> *mut u8 {
         let header = HeaderPrefix::current();
         let block = if header.is_null() {
             // SAFETY: on an OS thread's block. Powers of two, checked by the callers.
@@ -91,7 +106,7 @@ mod route {
     }
 
     #[inline(always)]
-    pub(super) fn alloc_zeroed(len: usize) -> *mut u8 {
+    pub(in crate::task) fn alloc_zeroed(len: usize) -> *mut u8 {
         let header = HeaderPrefix::current();
         let block = if header.is_null() {
             // SAFETY: on an OS thread's block.
@@ -107,7 +122,7 @@ mod route {
     ///
     /// `block` is null or was allocated here, and nobody uses it.
     #[inline(always)]
-    pub(super) unsafe fn free(block: *mut u8) {
+    pub(in crate::task) unsafe fn free(block: *mut u8) {
         if block.is_null() {
             return;
         }
@@ -132,10 +147,29 @@ mod route {
             let owner = Arena::arena_of(block);
             if ptr::eq(owner.cast(), header) {
                 (*owner).free(block, &mut done);
-            } else {
+            } else if !freed_in_remains(block) {
                 Arena::free_remote(block);
             }
         }
+    }
+
+    /// Whether the block lies in what a task has left behind on this node, and has been reported.
+    #[cold]
+    fn freed_in_remains(block: *mut u8) -> bool {
+        let hook = REMAINS_HOOK.load(Ordering::Acquire);
+        if hook.is_null() {
+            return false;
+        }
+        // SAFETY: only `set_remains_hook` writes it, and only such functions.
+        let hook: fn(*mut u8) = unsafe { std::mem::transmute(hook) };
+        on_worker(|| {
+            let slot = SlotId::of_addr(block as usize);
+            let is_kept = slot.is_some_and(|slot| pool::global().is_kept(slot));
+            if is_kept {
+                hook(block);
+            }
+            is_kept
+        })
     }
 
     #[cold]
@@ -152,7 +186,7 @@ mod route {
     /// # Safety
     ///
     /// `block` was allocated here and is the caller's; `len` is not 0.
-    pub(super) unsafe fn realloc(block: *mut u8, len: usize) -> *mut u8 {
+    pub(in crate::task) unsafe fn realloc(block: *mut u8, len: usize) -> *mut u8 {
         let header = HeaderPrefix::current();
         // SAFETY: the caller's promise; each way is for its own kind of block.
         unsafe {
@@ -177,7 +211,7 @@ mod route {
     /// # Safety
     ///
     /// `block` was allocated here and is live.
-    pub(super) unsafe fn usable_len(block: *mut u8) -> usize {
+    pub(in crate::task) unsafe fn usable_len(block: *mut u8) -> usize {
         // SAFETY: the caller's promise. mimalloc finds it from the address, without thread-locals.
         unsafe {
             if in_region(block as usize) {
@@ -210,174 +244,8 @@ mod route {
 
     #[cold]
     #[inline(never)]
-    pub(super) fn set_errno(code: libc::c_int) {
+    pub(in crate::task) fn set_errno(code: libc::c_int) {
         // SAFETY: the running thread's or task's own variable.
         unsafe { libc::__errno_location().write(code) };
-    }
-}
-
-/// The names. Each is documented by C and POSIX; said here is only what differs.
-#[cfg(target_feature = "crt-static")]
-mod names {
-    use std::ffi::{c_int, c_void};
-    use std::ptr;
-
-    use libmimalloc_sys as mi;
-
-    use super::route::{self, ALIGN_MIN, set_errno};
-    use crate::task::prefix::on_worker;
-
-    const PAGE: usize = migrt_iso::PAGE_LEN;
-
-    #[unsafe(no_mangle)]
-    extern "C" fn malloc(len: usize) -> *mut c_void {
-        route::alloc(len, ALIGN_MIN).cast()
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn calloc(count: usize, len: usize) -> *mut c_void {
-        match count.checked_mul(len) {
-            Some(len) => route::alloc_zeroed(len).cast(),
-            None => no_memory(),
-        }
-    }
-
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn free(block: *mut c_void) {
-        // SAFETY: C's promise is the one asked for.
-        unsafe { route::free(block.cast()) };
-    }
-
-    /// A length of 0 frees, as in glibc.
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn realloc(block: *mut c_void, len: usize) -> *mut c_void {
-        if block.is_null() {
-            return malloc(len);
-        }
-        // SAFETY: C's promise is the one asked for.
-        unsafe {
-            if len == 0 {
-                route::free(block.cast());
-                return ptr::null_mut();
-            }
-            route::realloc(block.cast(), len).cast()
-        }
-    }
-
-    /// An alignment that is no power of two is rounded up to one, as in glibc.
-    #[unsafe(no_mangle)]
-    extern "C" fn memalign(align: usize, len: usize) -> *mut c_void {
-        match align.checked_next_power_of_two() {
-            Some(align) => route::alloc(len, align.max(ALIGN_MIN)).cast(),
-            None => invalid(),
-        }
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn aligned_alloc(align: usize, len: usize) -> *mut c_void {
-        if align.is_power_of_two() { memalign(align, len) } else { invalid() }
-    }
-
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn posix_memalign(
-        place: *mut *mut c_void,
-        align: usize,
-        len: usize,
-    ) -> c_int {
-        if !align.is_power_of_two() || align < size_of::<usize>() {
-            return libc::EINVAL;
-        }
-        // SAFETY: the caller's own errno, which this function must leave alone.
-        let errno = unsafe { *libc::__errno_location() };
-        let block = memalign(align, len);
-        if block.is_null() {
-            set_errno(errno);
-            return libc::ENOMEM;
-        }
-        // SAFETY: C's promise.
-        unsafe { place.write(block) };
-        0
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn valloc(len: usize) -> *mut c_void {
-        memalign(PAGE, len)
-    }
-
-    #[unsafe(no_mangle)]
-    extern "C" fn pvalloc(len: usize) -> *mut c_void {
-        match len.max(1).checked_next_multiple_of(PAGE) {
-            Some(len) => memalign(PAGE, len),
-            None => no_memory(),
-        }
-    }
-
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn malloc_usable_size(block: *mut c_void) -> usize {
-        if block.is_null() {
-            return 0;
-        }
-        // SAFETY: C's promise.
-        unsafe { route::usable_len(block.cast()) }
-    }
-
-    /// Gives free node memory back to the system. Says 1 ("some was"), which it cannot know.
-    #[unsafe(no_mangle)]
-    extern "C" fn malloc_trim(_keep: usize) -> c_int {
-        // SAFETY: on the worker's block.
-        on_worker(|| unsafe { mi::mi_collect(true) });
-        1
-    }
-
-    /// glibc's tunables mean nothing here: says 0, "not set".
-    #[unsafe(no_mangle)]
-    extern "C" fn mallopt(_option: c_int, _value: c_int) -> c_int {
-        0
-    }
-
-    /// This allocator keeps none of glibc's counts, so all of them are 0.
-    #[unsafe(no_mangle)]
-    extern "C" fn mallinfo() -> libc::mallinfo {
-        // SAFETY: integers only.
-        unsafe { std::mem::zeroed() }
-    }
-
-    /// As `mallinfo`.
-    #[unsafe(no_mangle)]
-    extern "C" fn mallinfo2() -> libc::mallinfo2 {
-        // SAFETY: integers only.
-        unsafe { std::mem::zeroed() }
-    }
-
-    /// Writes a document of the right form without any heaps in it.
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn malloc_info(options: c_int, file: *mut libc::FILE) -> c_int {
-        if options != 0 {
-            return libc::EINVAL;
-        }
-        // SAFETY: C's promise: an open stream.
-        match unsafe { libc::fputs(c"<malloc version=\"1\"></malloc>\n".as_ptr(), file) } {
-            libc::EOF => -1,
-            _ => 0,
-        }
-    }
-
-    /// The node allocator's statistics, on stderr.
-    #[unsafe(no_mangle)]
-    extern "C" fn malloc_stats() {
-        // SAFETY: on the worker's block; null is for stderr.
-        on_worker(|| unsafe { mi::mi_stats_print(ptr::null_mut()) });
-    }
-
-    #[cold]
-    fn no_memory() -> *mut c_void {
-        set_errno(libc::ENOMEM);
-        ptr::null_mut()
-    }
-
-    #[cold]
-    fn invalid() -> *mut c_void {
-        set_errno(libc::EINVAL);
-        ptr::null_mut()
     }
 }

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub const TCB_SPACE: usize = 0xA00;
 
 /// Offsets into glibc 2.36's `struct pthread`, each checked by [`TlsLayout::probe`].
+#[cfg_attr(not(target_feature = "crt-static"), allow(dead_code, reason = "nothing is interposed"))]
 pub(crate) mod offset {
     pub(crate) const TCB: usize = 0x0;
     pub(crate) const DTV: usize = 0x8;

@@ -111,18 +111,24 @@ impl World {
     /// Every node links to the starting node, and to whomever either of the two has heard of.
     fn dial(&mut self) {
         let now = self.now;
-        let places: Vec<Place> = self.processes.iter().flatten().map(|process| process.place()).collect();
+        let places: Vec<Place> =
+            self.processes.iter().flatten().map(|process| process.place()).collect();
         for (index, a) in places.iter().enumerate() {
             for b in &places[index + 1..] {
-                let is_open = self.net.conn(a.node, b.node).is_none() && !self.net.is_blocked(now, a.node, b.node);
+                let is_open = self.net.conn(a.node, b.node).is_none()
+                    && !self.net.is_blocked(now, a.node, b.node);
                 let awake = |world: &World, place: &Place| {
-                    world.processes[usize::from(place.node.0)].as_ref().is_some_and(|p| p.paused_until <= now)
+                    world.processes[usize::from(place.node.0)]
+                        .as_ref()
+                        .is_some_and(|p| p.paused_until <= now)
                 };
                 if !is_open || !awake(self, a) || !awake(self, b) || self.rng.chance(30) {
                     continue;
                 }
-                let [one, two] = [a, b].map(|p| &self.processes[usize::from(p.node.0)].as_ref().expect("awake").core);
-                let known = a.node == NodeId::STARTING || one.is_member(b.node) || two.is_member(a.node);
+                let [one, two] = [a, b]
+                    .map(|p| &self.processes[usize::from(p.node.0)].as_ref().expect("awake").core);
+                let known =
+                    a.node == NodeId::STARTING || one.is_member(b.node) || two.is_member(a.node);
                 if known && one.admits(*b).is_ok() && two.admits(*a).is_ok() {
                     let conn = self.net.connect(*a, *b);
                     for (at, from) in [(*a, b.node), (*b, a.node)] {
@@ -140,7 +146,9 @@ impl World {
         let goal = self.rng.range(1, 400);
         let target = self.some_node();
         let some_task = self.rng.pick(&self.tasks.clone());
-        let paused = self.process(at).is_none_or(|process| process.paused_until > now.0 || !process.core.is_serving());
+        let paused = self
+            .process(at)
+            .is_none_or(|process| process.paused_until > now.0 || !process.core.is_serving());
         if paused {
             return;
         }
@@ -153,7 +161,8 @@ impl World {
         }
         let process = self.process(at).expect("checked");
         if what < 40 && process.core.is_member(target) {
-            let call = process.core.spawn_at(now, target, World::entry(), goal.to_le_bytes().to_vec());
+            let call =
+                process.core.spawn_at(now, target, World::entry(), goal.to_le_bytes().to_vec());
             return self.spawned(at, call.expect("the target is a member"));
         }
         let here: Vec<TaskId> = process.tasks.keys().copied().collect();
@@ -232,7 +241,8 @@ impl World {
 
     fn collect(&mut self) {
         let now = Micros(self.now);
-        let places: Vec<Place> = self.processes.iter().flatten().map(|process| process.place()).collect();
+        let places: Vec<Place> =
+            self.processes.iter().flatten().map(|process| process.place()).collect();
         for at in places {
             let process = self.process(at).expect("listed");
             for task in process.spawned.clone() {

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use migrt_proto::{Epoch, Place, TaskId,
-    wire::{Outcome, SlotGrant}};
+use migrt_proto::{
+    Epoch, Place, TaskId,
+    wire::{Outcome, SlotGrant},
+};
 
 use crate::process::Process;
 
@@ -34,33 +36,63 @@ impl Checker {
     }
 
     /// I1 and I2, when `task` has become runnable at, or runs at, `place` in `epoch`.
-    pub(crate) fn runs(&mut self, now: u64, processes: &[Option<Process>], place: Place, task: TaskId, epoch: Epoch) {
+    pub(crate) fn runs(
+        &mut self,
+        now: u64,
+        processes: &[Option<Process>],
+        place: Place,
+        task: TaskId,
+        epoch: Epoch,
+    ) {
         let epochs = self.ran.entry(task).or_default();
         let first = *epochs.entry(epoch).or_insert(place);
         let newest = *epochs.keys().next_back().expect("just inserted");
         if first != place {
-            return self.fail(now, "I1", format!("{task} runs at {place} in {epoch}, as it did at {first}"));
+            return self.fail(
+                now,
+                "I1",
+                format!("{task} runs at {place} in {epoch}, as it did at {first}"),
+            );
         }
         if newest > epoch {
-            return self.fail(now, "I1", format!("{task} runs at {place} in {epoch} after {newest}"));
+            return self.fail(
+                now,
+                "I1",
+                format!("{task} runs at {place} in {epoch} after {newest}"),
+            );
         }
         if let Some(outcome) = self.reported.get(&task) {
             let text = format!("{task} runs at {place} after it was reported as {outcome:?}");
             return self.fail(now, "I2", text);
         }
         for other in processes.iter().flatten().filter(|process| process.place() != place) {
-            if other.may_run(now) && other.tasks.get(&task).is_some_and(|local| local.is_runnable()) {
-                return self.fail(now, "I1", format!("{task} runs at {place} and at {}", other.place()));
+            if other.may_run(now) && other.tasks.get(&task).is_some_and(|local| local.is_runnable())
+            {
+                return self.fail(
+                    now,
+                    "I1",
+                    format!("{task} runs at {place} and at {}", other.place()),
+                );
             }
         }
     }
 
     /// I3 for the slot of a task that begins or goes on at `place`.
-    pub(crate) fn slot_used(&mut self, now: u64, processes: &[Option<Process>], place: Place, task: TaskId, slot: u32) {
+    pub(crate) fn slot_used(
+        &mut self,
+        now: u64,
+        processes: &[Option<Process>],
+        place: Place,
+        task: TaskId,
+        slot: u32,
+    ) {
         for process in processes.iter().flatten().filter(|process| process.may_run(now)) {
             for (other, local) in &process.tasks {
                 if *other != task && local.slot == slot && local.is_runnable() {
-                    let text = format!("slot {slot} is used by {task} at {place} and by {other} at {}", process.place());
+                    let text = format!(
+                        "slot {slot} is used by {task} at {place} and by {other} at {}",
+                        process.place()
+                    );
                     self.fail(now, "I3", text);
                 }
             }
@@ -71,7 +103,9 @@ impl Checker {
     pub(crate) fn granted(&mut self, now: u64, place: Place, grants: &[SlotGrant]) {
         for new in grants {
             let overlaps = |old: &&SlotGrant| {
-                old.class == new.class && old.first < new.first + new.count && new.first < old.first + old.count
+                old.class == new.class
+                    && old.first < new.first + new.count
+                    && new.first < old.first + old.count
             };
             if let Some(old) = self.granted.iter().find(overlaps) {
                 let text = format!("{place} was dealt {new:?} after {old:?}");
@@ -82,13 +116,27 @@ impl Checker {
     }
 
     /// I2, when an outcome is delivered to somebody.
-    pub(crate) fn outcome(&mut self, now: u64, processes: &[Option<Process>], task: TaskId, outcome: &Outcome) {
+    pub(crate) fn outcome(
+        &mut self,
+        now: u64,
+        processes: &[Option<Process>],
+        task: TaskId,
+        outcome: &Outcome,
+    ) {
         if matches!(outcome, Outcome::Lost { node } if *node == task.home()) {
             // The word of a waiter whose home died: no end, but that nobody will know it. Orphans are cancelled, perhaps
             // a moment later.
             let home = self.homes[&task];
-            if processes.iter().flatten().any(|process| process.place() == home && process.may_run(now)) {
-                self.fail(now, "I2", format!("{task} was reported lost with its home, which lives"));
+            if processes
+                .iter()
+                .flatten()
+                .any(|process| process.place() == home && process.may_run(now))
+            {
+                self.fail(
+                    now,
+                    "I2",
+                    format!("{task} was reported lost with its home, which lives"),
+                );
             }
             return;
         }
@@ -102,14 +150,24 @@ impl Checker {
         }
         if let Outcome::Lost { node } = outcome
             && !self.dead.iter().any(|place| place.node == *node)
-            && processes.iter().flatten().any(|process| process.place().node == *node && process.may_run(now))
+            && processes
+                .iter()
+                .flatten()
+                .any(|process| process.place().node == *node && process.may_run(now))
         {
-            return self.fail(now, "I2", format!("{task} was reported lost at {node}, which never died"));
+            return self.fail(
+                now,
+                "I2",
+                format!("{task} was reported lost at {node}, which never died"),
+            );
         }
         self.reported.insert(task, outcome.clone());
         for process in processes.iter().flatten() {
-            if process.may_run(now) && process.tasks.get(&task).is_some_and(|local| local.is_runnable()) {
-                let text = format!("{task} was reported as {outcome:?} and runs at {}", process.place());
+            if process.may_run(now)
+                && process.tasks.get(&task).is_some_and(|local| local.is_runnable())
+            {
+                let text =
+                    format!("{task} was reported as {outcome:?} and runs at {}", process.place());
                 self.fail(now, "I2", text);
             }
         }
@@ -123,11 +181,19 @@ impl Checker {
             self.fail(now, rule, text);
         }
         if !process.waits.is_empty() {
-            self.fail(now, "I10", format!("nobody answers {}: {:?}", process.place(), process.waits));
+            self.fail(
+                now,
+                "I10",
+                format!("nobody answers {}: {:?}", process.place(), process.waits),
+            );
         }
         let backlog = process.core.backlog();
         if backlog != (0, 0, 0) || !process.arriving.is_empty() {
-            let text = format!("{} still remembers {backlog:?}, arriving {:?}", process.place(), process.arriving);
+            let text = format!(
+                "{} still remembers {backlog:?}, arriving {:?}",
+                process.place(),
+                process.arriving
+            );
             self.fail(now, "I10", text);
         }
     }

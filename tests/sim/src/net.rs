@@ -69,7 +69,13 @@ impl Net {
     }
 
     /// When a control message sent now arrives: after all that were sent before it.
-    pub(crate) fn arrival(&mut self, rng: &mut Rng, now: u64, from: NodeId, to: NodeId) -> Option<(ConnId, u64)> {
+    pub(crate) fn arrival(
+        &mut self,
+        rng: &mut Rng,
+        now: u64,
+        from: NodeId,
+        to: NodeId,
+    ) -> Option<(ConnId, u64)> {
         let conn = self.conns.get_mut(&pair(from, to))?;
         let last = &mut conn.last[usize::from(from > to)];
         let slow = if rng.chance(2) { rng.range(0, 300_000) } else { 0 };

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use migrt_proto::{Config, Core, Epoch, Fault, Micros, NodeId, Place, TaskId, Token, wire::SlotGrant};
+use migrt_proto::{
+    Config, Core, Epoch, Fault, Micros, NodeId, Place, TaskId, Token, wire::SlotGrant,
+};
 
 use crate::net::ConnId;
 
@@ -50,7 +52,12 @@ pub(crate) struct Process {
 const TASK_CLASS: u8 = 4;
 
 impl Process {
-    pub(crate) fn new(place: Place, expected_nodes: u16, ready_limit: u64, fault: Fault) -> Process {
+    pub(crate) fn new(
+        place: Place,
+        expected_nodes: u16,
+        ready_limit: u64,
+        fault: Fault,
+    ) -> Process {
         let mut config = Config::new(place, expected_nodes);
         config.ready_limit = Micros(ready_limit);
         config.fault = fault;
@@ -122,6 +129,9 @@ impl Process {
 
     /// Whether something other than `task` lies in `slot` here.
     pub(crate) fn is_slot_taken(&self, task: TaskId, slot: u32) -> bool {
-        self.tasks.iter().chain(&self.arriving).any(|(other, local)| *other != task && local.slot == slot)
+        self.tasks
+            .iter()
+            .chain(&self.arriving)
+            .any(|(other, local)| *other != task && local.slot == slot)
     }
 }

@@ -31,6 +31,10 @@ impl Rng {
 
     /// One of `items`, if there are any.
     pub fn pick<T: Copy>(&mut self, items: &[T]) -> Option<T> {
-        if items.is_empty() { None } else { Some(items[self.range(0, items.len() as u64) as usize]) }
+        if items.is_empty() {
+            None
+        } else {
+            Some(items[self.range(0, items.len() as u64) as usize])
+        }
     }
 }

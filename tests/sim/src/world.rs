@@ -150,7 +150,9 @@ impl World {
 
     /// The process at `place`, if that is (still) the one there.
     pub(crate) fn process(&mut self, place: Place) -> Option<&mut Process> {
-        self.processes[usize::from(place.node.0)].as_mut().filter(|process| process.place() == place)
+        self.processes[usize::from(place.node.0)]
+            .as_mut()
+            .filter(|process| process.place() == place)
     }
 
     pub(crate) fn end_process(&mut self, place: Place) {
@@ -209,10 +211,15 @@ impl World {
                     self.link_up(at, from.node, conn);
                     self.ship_arrives(at, from.node, &header, local);
                 } else if self.rng.chance(50) {
-                    self.at(1_000, Event::ShipFailed { at: from, task: header.task, epoch: header.epoch });
+                    self.at(
+                        1_000,
+                        Event::ShipFailed { at: from, task: header.task, epoch: header.epoch },
+                    );
                 }
             }
-            Event::ShipFailed { task, epoch, .. } => process.core.ship_failed(time, task, epoch, "broken link"),
+            Event::ShipFailed { task, epoch, .. } => {
+                process.core.ship_failed(time, task, epoch, "broken link")
+            }
             Event::Wake { .. } => {
                 process.wake_at = u64::MAX;
                 process.core.tick(time);
@@ -261,8 +268,12 @@ impl World {
         let mut rng = self.rng.clone();
         let Some(process) = self.process(at) else { return };
         if process.may_run(now) {
-            let runnable: Vec<TaskId> =
-                process.tasks.iter().filter(|(_, local)| local.is_runnable()).map(|(task, _)| *task).collect();
+            let runnable: Vec<TaskId> = process
+                .tasks
+                .iter()
+                .filter(|(_, local)| local.is_runnable())
+                .map(|(task, _)| *task)
+                .collect();
             for task in runnable.into_iter().filter(|_| rng.chance(70)) {
                 self.step(at, task);
             }
@@ -274,7 +285,11 @@ impl World {
     /// A task does one step of its work, or ends.
     fn step(&mut self, at: Place, task: TaskId) {
         let now = self.now;
-        let local = self.process(at).and_then(|process| process.tasks.get(&task)).expect("it was there").clone();
+        let local = self
+            .process(at)
+            .and_then(|process| process.tasks.get(&task))
+            .expect("it was there")
+            .clone();
         self.checker.runs(now, &self.processes, at, task, local.epoch);
         self.checker.slot_used(now, &self.processes, at, task, local.slot);
         let process = self.process(at).expect("it was there");
@@ -296,10 +311,16 @@ impl World {
         let now = Micros(self.now);
         let (fails, races) = (self.rng.chance(5), self.rng.chance(50));
         let process = self.process(at).expect("checked");
-        let Some(local) = process.tasks.get_mut(&task).filter(|local| !local.frozen) else { return };
+        let Some(local) = process.tasks.get_mut(&task).filter(|local| !local.frozen) else {
+            return;
+        };
         if local.freezing && fails {
             local.freezing = false;
-            return process.core.freeze_failed(now, task, Refusal::Pinned { what: "a file".into() });
+            return process.core.freeze_failed(
+                now,
+                task,
+                Refusal::Pinned { what: "a file".into() },
+            );
         }
         if local.freezing || races {
             (local.freezing, local.frozen) = (false, true);
@@ -325,10 +346,17 @@ impl World {
         let now = Micros(self.now);
         let fails = self.rng.chance(4);
         let process = self.process(at).expect("checked");
-        let Some(local) = process.arriving.get(&task).filter(|local| local.epoch == epoch) else { return };
+        let Some(local) = process.arriving.get(&task).filter(|local| local.epoch == epoch) else {
+            return;
+        };
         if fails || process.is_slot_taken(task, local.slot) {
             process.arriving.remove(&task);
-            process.core.install_failed(now, task, epoch, Refusal::Other { why: "slot in use".into() });
+            process.core.install_failed(
+                now,
+                task,
+                epoch,
+                Refusal::Other { why: "slot in use".into() },
+            );
         } else {
             process.core.installed(now, task, epoch);
         }
@@ -355,7 +383,8 @@ impl World {
         let Some(process) = self.process(at) else { return };
         if let Some(Micros(deadline)) = process.core.next_deadline() {
             // A broken core may want to be woken at once, for ever.
-            let deadline = if process.fault == Fault::None { deadline } else { deadline.max(now + 1_000) };
+            let deadline =
+                if process.fault == Fault::None { deadline } else { deadline.max(now + 1_000) };
             if deadline < process.wake_at {
                 process.wake_at = deadline;
                 self.at(deadline.saturating_sub(now), Event::Wake { at });
@@ -432,7 +461,13 @@ impl World {
             Action::InfoWanted { task, asker } => {
                 if process.tasks.contains_key(&task) {
                     let node = at.node;
-                    let info = TaskInfo { state: TaskState::Running, node, moves: 0, cpu_us: 0, pins: Vec::new() };
+                    let info = TaskInfo {
+                        state: TaskState::Running,
+                        node,
+                        moves: 0,
+                        cpu_us: 0,
+                        pins: Vec::new(),
+                    };
                     process.core.info(Micros(now), task, asker, info);
                 }
             }
@@ -452,10 +487,23 @@ impl World {
         let now = Micros(self.now);
         let process = self.process(at).expect("checked");
         let Some(slot) = process.take_slot() else {
-            return process.core.spawn_refused(now, task, Refusal::Other { why: "no slot is left".into() });
+            return process.core.spawn_refused(
+                now,
+                task,
+                Refusal::Other { why: "no slot is left".into() },
+            );
         };
         let (epoch, settled) = (Epoch::FIRST, true);
-        let local = Local { epoch, steps: 0, goal, slot, frozen: false, freezing: false, cancel: false, settled };
+        let local = Local {
+            epoch,
+            steps: 0,
+            goal,
+            slot,
+            frozen: false,
+            freezing: false,
+            cancel: false,
+            settled,
+        };
         process.tasks.insert(task, local);
         self.runs(at, task, epoch, slot);
     }
@@ -464,10 +512,13 @@ impl World {
         let process = self.process(at).expect("checked");
         let local = process.tasks.get(&task).expect("a frozen task").clone();
         assert!(local.frozen, "rule 2");
-        let header = ShipHeader { task, epoch, slots: Vec::new(), page_len: 4096, extra: Vec::new() };
+        let header =
+            ShipHeader { task, epoch, slots: Vec::new(), page_len: 4096, extra: Vec::new() };
         let copy = Local { epoch, frozen: false, freezing: false, settled: false, ..local };
         let delay = self.rng.range(100, 30_000);
-        let end = self.net.conn(at.node, to).map(|link| if link.ends.0 == at { (link.id, link.ends.1) } else { (link.id, link.ends.0) });
+        let end = self.net.conn(at.node, to).map(|link| {
+            if link.ends.0 == at { (link.id, link.ends.1) } else { (link.id, link.ends.0) }
+        });
         let is_lost = self.rng.chance(3);
         let Some((conn, to)) = end.filter(|_| !is_lost) else {
             return self.at(delay, Event::ShipFailed { at, task, epoch });
@@ -478,7 +529,10 @@ impl World {
         }
         if self.rng.chance(3) {
             let again = delay + self.rng.range(100, 500_000);
-            self.at(again, Event::Ship { conn, from: at, to, header: header.clone(), local: copy.clone() });
+            self.at(
+                again,
+                Event::Ship { conn, from: at, to, header: header.clone(), local: copy.clone() },
+            );
         }
         self.at(delay, Event::Ship { conn, from: at, to, header, local: copy });
     }
@@ -491,7 +545,9 @@ impl World {
         let link = self.net.conn(at.node, to).expect("it is current");
         let peer = if link.ends.0 == at { link.ends.1 } else { link.ends.0 };
         let (now, twice) = (self.now, self.rng.chance(3));
-        let Some((conn, arrival)) = self.net.arrival(&mut self.rng, now, at.node, to) else { return };
+        let Some((conn, arrival)) = self.net.arrival(&mut self.rng, now, at.node, to) else {
+            return;
+        };
         if twice {
             let later = arrival - now + self.rng.range(1, 400_000);
             self.at(later, Event::Control { conn, from: at, to: peer, bytes: bytes.clone() });
@@ -499,7 +555,13 @@ impl World {
         self.at(arrival - now, Event::Control { conn, from: at, to: peer, bytes });
     }
 
-    fn joined(&mut self, at: Place, task: TaskId, token: migrt_proto::Token, outcome: Option<Outcome>) {
+    fn joined(
+        &mut self,
+        at: Place,
+        task: TaskId,
+        token: migrt_proto::Token,
+        outcome: Option<Outcome>,
+    ) {
         let now = self.now;
         let process = self.process(at).expect("checked");
         process.waits.remove(&token).expect("an answer to a join");

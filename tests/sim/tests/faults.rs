@@ -4,7 +4,7 @@ use migrt_proto::Fault;
 use migrt_test_sim::run;
 
 fn check(fault: Fault, rules: &[&str]) {
-    let caught = (0..400).find_map(|seed| {
+    let caught = (0..4_000).find_map(|seed| {
         // A broken protocol may also trip over its own assertions.
         let played = std::panic::catch_unwind(|| run(seed, fault));
         let rule = match played {
@@ -14,7 +14,7 @@ fn check(fault: Fault, rules: &[&str]) {
         };
         rules.contains(&rule).then_some((seed, rule))
     });
-    assert!(caught.is_some(), "{fault:?} was not caught by {rules:?} in 400 seeds");
+    assert!(caught.is_some(), "{fault:?} was not caught by {rules:?} in 4,000 seeds");
     println!("{fault:?}: {caught:?}");
 }
 

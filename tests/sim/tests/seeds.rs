@@ -16,7 +16,9 @@ fn check(seeds: std::ops::Range<u64>) -> Report {
                     let played = std::panic::catch_unwind(|| run(seed, Fault::None));
                     let report = match played {
                         Ok(Ok(report)) => report,
-                        Ok(Err(violation)) => fail(seed, &format!("{}: {}", violation.rule, violation.text)),
+                        Ok(Err(violation)) => {
+                            fail(seed, &format!("{}: {}", violation.rule, violation.text))
+                        }
                         Err(_) => fail(seed, "it panicked, see above"),
                     };
                     add(&mut total, &report);
@@ -54,7 +56,8 @@ fn add(total: &mut Report, report: &Report) {
 #[test]
 fn two_thousand_seeds_keep_the_invariants() {
     // More, for a long night: MIGRT_SEEDS=100000.
-    let count = std::env::var("MIGRT_SEEDS").map_or(2_000, |count| count.parse().expect("MIGRT_SEEDS is a number"));
+    let count = std::env::var("MIGRT_SEEDS")
+        .map_or(2_000, |count| count.parse().expect("MIGRT_SEEDS is a number"));
     let total = check(0..count);
     println!("{total:?}");
     // The faults have to bite, or the seeds show nothing.

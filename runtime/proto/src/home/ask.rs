@@ -12,7 +12,13 @@ use crate::{
 
 impl Home {
     /// A question arrives. The place to put it to, if there is one; else it was answered.
-    pub(crate) fn ask(&mut self, cx: &mut Cx<'_>, task: TaskId, asker: Asker, ask: Ask) -> Option<Place> {
+    pub(crate) fn ask(
+        &mut self,
+        cx: &mut Cx<'_>,
+        task: TaskId,
+        asker: Asker,
+        ask: Ask,
+    ) -> Option<Place> {
         let Some(entry) = self.table.get_mut(task.sequence()) else {
             answered(cx, task, asker, ask, Refusal::UnknownTask);
             return None;
@@ -22,7 +28,13 @@ impl Home {
             let answer = match ask {
                 Ask::Move { .. } => Answer::Move(Err(Refusal::Ended)),
                 Ask::Info => {
-                    let info = TaskInfo { state: TaskState::Ended, node, moves: 0, cpu_us: 0, pins: Vec::new() };
+                    let info = TaskInfo {
+                        state: TaskState::Ended,
+                        node,
+                        moves: 0,
+                        cpu_us: 0,
+                        pins: Vec::new(),
+                    };
                     Answer::Info(Ok(info))
                 }
             };
@@ -45,7 +57,14 @@ impl Home {
     }
 
     /// The task was not at `from`. The newer place to put the question to, if one is known; else it was answered.
-    pub(crate) fn not_here(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, asker: Asker, ask: Ask) -> Option<Place> {
+    pub(crate) fn not_here(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Place,
+        task: TaskId,
+        asker: Asker,
+        ask: Ask,
+    ) -> Option<Place> {
         let at = self.table.get(task.sequence())?.at;
         let pending = self.take_pending(task, asker)?;
         if at == from {
@@ -74,8 +93,15 @@ impl Home {
                 }
                 Ask::Move { target } => {
                     more.asks.swap_remove(index);
-                    let there = if target == at.node { Ok(target) } else { Err(Refusal::SourceDied { node: dead.node }) };
-                    cx.out.frame(asker.node, Frame::Answer { task, asker, answer: Answer::Move(there) });
+                    let there = if target == at.node {
+                        Ok(target)
+                    } else {
+                        Err(Refusal::SourceDied { node: dead.node })
+                    };
+                    cx.out.frame(
+                        asker.node,
+                        Frame::Answer { task, asker, answer: Answer::Move(there) },
+                    );
                 }
             }
         }

@@ -69,7 +69,14 @@ impl Home {
     }
 
     pub(crate) fn spawn(&mut self, generation: Generation, at: Place) -> TaskId {
-        let entry = Entry { at, epoch: Epoch::FIRST, cancel: false, detached: false, outcome: None, more: None };
+        let entry = Entry {
+            at,
+            epoch: Epoch::FIRST,
+            cancel: false,
+            detached: false,
+            outcome: None,
+            more: None,
+        };
         TaskId::new(self.me, generation, self.table.push(entry))
     }
 
@@ -95,7 +102,14 @@ impl Home {
     }
 
     /// Rule 2, and what waited for the task's new place.
-    pub(crate) fn located(&mut self, cx: &mut Cx<'_>, deaths: &Deaths, task: TaskId, at: Place, epoch: Epoch) {
+    pub(crate) fn located(
+        &mut self,
+        cx: &mut Cx<'_>,
+        deaths: &Deaths,
+        task: TaskId,
+        at: Place,
+        epoch: Epoch,
+    ) {
         let live = self.table.get_mut(task.sequence()).filter(|entry| entry.outcome.is_none());
         let Some(entry) = live else {
             // Rule 1. Not reached while the rules hold; if it is, the task must not go on unseen.
@@ -133,7 +147,8 @@ impl Home {
         }
         if let Some(more) = entry.more.take() {
             for Asker { node, token } in more.joiners {
-                cx.out.frame(node, Frame::JoinAnswer { task, token, outcome: Some(outcome.clone()) });
+                cx.out
+                    .frame(node, Frame::JoinAnswer { task, token, outcome: Some(outcome.clone()) });
             }
             let why = match &outcome {
                 Outcome::Lost { node } => Refusal::SourceDied { node: *node },
@@ -200,7 +215,9 @@ impl Home {
     ) {
         let live = self.table.get_mut(task.sequence()).filter(|entry| entry.outcome.is_none());
         let Some(entry) = live.filter(|entry| entry.epoch < epoch) else {
-            return cx.out.frame(source, Frame::InDoubtAnswer { task, epoch, verdict: Verdict::Taken });
+            return cx
+                .out
+                .frame(source, Frame::InDoubtAnswer { task, epoch, verdict: Verdict::Taken });
         };
         entry.more().doubt = Some(Doubt { source, epoch, target });
         let settled = cx.members.is_dead(target) && !deaths.is_open(target);

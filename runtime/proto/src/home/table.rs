@@ -43,8 +43,9 @@ impl<T> Table<T> {
         while self.first + self.chunks.len() as u64 <= chunk {
             self.chunks.push_back(None);
         }
-        let chunk = self.chunks[(chunk - self.first) as usize]
-            .get_or_insert_with(|| Box::new(Chunk { count: 0, entries: [const { None }; CHUNK as usize] }));
+        let chunk = self.chunks[(chunk - self.first) as usize].get_or_insert_with(|| {
+            Box::new(Chunk { count: 0, entries: [const { None }; CHUNK as usize] })
+        });
         chunk.count += 1;
         chunk.entries[(sequence % CHUNK) as usize] = Some(value);
         self.count += 1;
@@ -53,7 +54,9 @@ impl<T> Table<T> {
 
     pub(crate) fn get(&self, sequence: u64) -> Option<&T> {
         let index = (sequence / CHUNK).checked_sub(self.first)?;
-        self.chunks.get(usize::try_from(index).ok()?)?.as_ref()?.entries[(sequence % CHUNK) as usize].as_ref()
+        self.chunks.get(usize::try_from(index).ok()?)?.as_ref()?.entries
+            [(sequence % CHUNK) as usize]
+            .as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, sequence: u64) -> Option<&mut T> {
@@ -79,7 +82,11 @@ impl<T> Table<T> {
 
     /// The numbers of all entries, ascending.
     pub(crate) fn sequences(&self) -> Vec<u64> {
-        let chunks = self.chunks.iter().enumerate().filter_map(|(i, chunk)| Some((i as u64 + self.first, chunk.as_ref()?)));
+        let chunks = self
+            .chunks
+            .iter()
+            .enumerate()
+            .filter_map(|(i, chunk)| Some((i as u64 + self.first, chunk.as_ref()?)));
         chunks
             .flat_map(|(number, chunk)| {
                 let used = chunk.entries.iter().enumerate().filter(|(_, entry)| entry.is_some());
@@ -112,7 +119,11 @@ mod tests {
         }
         assert_eq!(table.len(), 667);
         assert_eq!(table.sequences().len(), 667);
-        assert!(table.get(0).is_none() && table.get(u64::MAX).is_none() && table.get_mut(9_999).is_none());
+        assert!(
+            table.get(0).is_none()
+                && table.get(u64::MAX).is_none()
+                && table.get_mut(9_999).is_none()
+        );
     }
 
     #[test]

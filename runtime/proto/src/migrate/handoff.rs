@@ -81,7 +81,8 @@ pub(crate) struct Arriving {
 impl Handoff {
     /// A task begins here, or is heard of by this table for the first time.
     pub(crate) fn adopt(&mut self, task: TaskId, epoch: Epoch) {
-        let resident = Resident { epoch, tried: epoch, cancel: false, asker: None, state: State::Running };
+        let resident =
+            Resident { epoch, tried: epoch, cancel: false, asker: None, state: State::Running };
         let old = self.tasks.insert(task, Presence::Resident(resident));
         assert!(old.is_none(), "I1: {task} is here twice");
     }
@@ -128,7 +129,9 @@ impl Handoff {
         let tasks: Vec<TaskId> = self.tasks.keys().copied().collect();
         for task in tasks {
             match self.tasks.get(&task) {
-                Some(Presence::Arriving(arriving)) if arriving.source == dead => self.drop_copy(cx, task),
+                Some(Presence::Arriving(arriving)) if arriving.source == dead => {
+                    self.drop_copy(cx, task)
+                }
                 Some(Presence::Arriving(_)) if cx.members.is_home_dead(task) => {
                     self.refuse_copy(cx, task, Refusal::HomeDied { node: task.home() });
                 }
@@ -162,7 +165,12 @@ impl Handoff {
     }
 
     pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
-        let late: Vec<TaskId> = self.tasks.iter().filter(|(_, p)| p.give_up() <= Some(cx.now)).map(|(t, _)| *t).collect();
+        let late: Vec<TaskId> = self
+            .tasks
+            .iter()
+            .filter(|(_, p)| p.give_up() <= Some(cx.now))
+            .map(|(t, _)| *t)
+            .collect();
         for task in late {
             if self.tasks[&task].give_up().is_some() {
                 self.fail_move(cx, task, Refusal::Timeout);
@@ -178,14 +186,21 @@ impl Handoff {
 impl Presence {
     fn give_up(&self) -> Option<Micros> {
         match self {
-            Presence::Resident(Resident { state: State::Shipped { give_up, .. }, .. }) => Some(*give_up),
+            Presence::Resident(Resident { state: State::Shipped { give_up, .. }, .. }) => {
+                Some(*give_up)
+            }
             _ => None,
         }
     }
 }
 
 /// Answers the one who asked for a move, by way of the home.
-pub(crate) fn answer(cx: &mut Cx<'_>, task: TaskId, asker: Option<Asker>, result: Result<crate::id::NodeId, Refusal>) {
+pub(crate) fn answer(
+    cx: &mut Cx<'_>,
+    task: TaskId,
+    asker: Option<Asker>,
+    result: Result<crate::id::NodeId, Refusal>,
+) {
     if let Some(asker) = asker {
         cx.out.frame(task.home(), Frame::Answer { task, asker, answer: Answer::Move(result) });
     }

@@ -100,8 +100,7 @@ impl Handoff {
     pub(crate) fn on_ready(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, epoch: Epoch) {
         let resident = self.resident(task);
         match resident.map(|resident| &mut resident.state) {
-            Some(state @ State::Shipped { .. })
-                if matches!(*state, State::Shipped { target, epoch: tried, .. } if target == from && tried == epoch) =>
+            Some(state @ State::Shipped { .. }) if matches!(*state, State::Shipped { target, epoch: tried, .. } if target == from && tried == epoch) =>
             {
                 *state = State::Committed { target: from, epoch };
                 cx.out.frame(from.node, Frame::Commit { task, epoch });
@@ -115,7 +114,8 @@ impl Handoff {
     /// The target runs it (rule 9).
     pub(crate) fn on_ack(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, epoch: Epoch) {
         let state = self.resident(task).map(|resident| &resident.state);
-        if matches!(state, Some(State::Committed { target, epoch: tried }) if *target == from && *tried == epoch) {
+        if matches!(state, Some(State::Committed { target, epoch: tried }) if *target == from && *tried == epoch)
+        {
             cx.out.frame(task.home(), Frame::Located { task, at: from, epoch });
             self.release(cx, task, epoch, from.node, Ok(from.node));
         }
@@ -125,7 +125,9 @@ impl Handoff {
     pub(crate) fn came_back(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch) -> bool {
         let Some(resident) = self.resident(task) else { return true };
         match resident.state {
-            State::Committed { target, epoch: tried } | State::InDoubt { target, epoch: tried } if epoch > tried => {
+            State::Committed { target, epoch: tried } | State::InDoubt { target, epoch: tried }
+                if epoch > tried =>
+            {
                 // Rule 9 holds for this proof too: the target may have died with its own word to the home.
                 cx.out.frame(task.home(), Frame::Located { task, at: target, epoch: tried });
                 self.release(cx, task, tried, target.node, Ok(target.node));
@@ -144,7 +146,12 @@ impl Handoff {
             }
             State::Committed { target, epoch } if target == dead => {
                 if cx.fault == Fault::ResumeInDoubt {
-                    return resident.go_on(cx, task, epoch.next(), Refusal::TargetDied { node: dead.node });
+                    return resident.go_on(
+                        cx,
+                        task,
+                        epoch.next(),
+                        Refusal::TargetDied { node: dead.node },
+                    );
                 }
                 resident.state = State::InDoubt { target, epoch };
                 if !cx.members.is_home_dead(task) {
@@ -156,7 +163,13 @@ impl Handoff {
     }
 
     /// The home has decided (rule 6).
-    pub(crate) fn on_verdict(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch, verdict: Verdict) {
+    pub(crate) fn on_verdict(
+        &mut self,
+        cx: &mut Cx<'_>,
+        task: TaskId,
+        epoch: Epoch,
+        verdict: Verdict,
+    ) {
         let Some(resident) = self.resident(task) else { return };
         let State::InDoubt { target, epoch: tried } = resident.state else { return };
         if tried != epoch {
@@ -185,7 +198,14 @@ impl Handoff {
         }
     }
 
-    fn release(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch, to: NodeId, result: Result<NodeId, Refusal>) {
+    fn release(
+        &mut self,
+        cx: &mut Cx<'_>,
+        task: TaskId,
+        epoch: Epoch,
+        to: NodeId,
+        result: Result<NodeId, Refusal>,
+    ) {
         let asker = self.resident(task).and_then(|resident| resident.asker.take());
         answer(cx, task, asker, result);
         self.tasks.remove(&task);

@@ -27,6 +27,8 @@ impl Handoff {
             Some(Refusal::NotAMember { node: cx.members.me.node })
         } else if cx.members.is_home_dead(task) {
             Some(Refusal::HomeDied { node: task.home() })
+        } else if !cx.members.is_home_known(task) {
+            Some(Refusal::NotAMember { node: task.home() })
         } else if !self.came_back(cx, task, epoch) {
             Some(Refusal::Stale)
         } else {
@@ -56,7 +58,13 @@ impl Handoff {
     }
 
     /// The driver could not install that shipment and keeps nothing of it.
-    pub(crate) fn install_failed(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch, why: Refusal) {
+    pub(crate) fn install_failed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        task: TaskId,
+        epoch: Epoch,
+        why: Refusal,
+    ) {
         if let Some(arriving) = self.arriving(task, epoch) {
             let source = arriving.source;
             assert!(!arriving.ready, "rule 8: {task} was installed and then not");
@@ -68,7 +76,10 @@ impl Handoff {
     /// Rules 3 and 8.
     pub(crate) fn on_commit(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, epoch: Epoch) {
         cx.out.frame(from.node, Frame::Ack { task, epoch });
-        if self.arriving(task, epoch).is_some_and(|arriving| arriving.ready && arriving.source == from) {
+        if self
+            .arriving(task, epoch)
+            .is_some_and(|arriving| arriving.ready && arriving.source == from)
+        {
             self.tasks.remove(&task);
             self.adopt(task, epoch);
             cx.out.frame(task.home(), Frame::Located { task, at: cx.members.me, epoch });

@@ -41,7 +41,9 @@ impl Core {
                 self.members.generation = Some(generation);
                 for (place, generation) in dead {
                     self.members.remember_dead(place, generation);
+                    self.fail_waits(place.node);
                 }
+                self.send_unsent();
                 self.actions.push_back(Action::SlotsGranted { slots });
                 for member in members {
                     self.frame(now, from, Frame::Joined { member });
@@ -49,12 +51,19 @@ impl Core {
             }
             Frame::Joined { member } if is_coordinator => {
                 if self.members.join(now, &member) {
-                    self.actions.push_back(Action::MemberUp { place: member.place, addr: member.addr });
+                    self.actions
+                        .push_back(Action::MemberUp { place: member.place, addr: member.addr });
+                    self.send_unsent();
                 }
             }
-            Frame::SlotGrant { slots } if is_coordinator => self.actions.push_back(Action::SlotsGranted { slots }),
+            Frame::SlotGrant { slots } if is_coordinator => {
+                self.actions.push_back(Action::SlotsGranted { slots })
+            }
             Frame::Dead { place } if is_coordinator => self.node_dead(now, place),
-            Frame::Welcome { .. } | Frame::Joined { .. } | Frame::SlotGrant { .. } | Frame::Dead { .. } => {}
+            Frame::Welcome { .. }
+            | Frame::Joined { .. }
+            | Frame::SlotGrant { .. }
+            | Frame::Dead { .. } => {}
             Frame::DeadSeen { place } => {
                 let known = self.members.is_dead(place);
                 let settled = self.deaths.seen(place, from, known);
@@ -62,7 +71,9 @@ impl Core {
             }
             Frame::Goodbye => self.declare_dead(now, place),
             Frame::Shutdown { text } => self.actions.push_back(Action::Exit { text }),
-            Frame::Custom { kind, bytes } => self.actions.push_back(Action::Custom { from, kind, bytes }),
+            Frame::Custom { kind, bytes } => {
+                self.actions.push_back(Action::Custom { from, kind, bytes })
+            }
             frame => self.task_frame(now, place, frame),
         }
     }
@@ -74,7 +85,9 @@ impl Core {
                 self.actions.push_back(Action::StartCall { task, entry, args });
             }
             Frame::Ready { task, epoch } => step!(self, now, handoff.on_ready(from, task, epoch)),
-            Frame::Refuse { task, epoch, reason } => step!(self, now, handoff.try_failed(task, epoch, reason)),
+            Frame::Refuse { task, epoch, reason } => {
+                step!(self, now, handoff.try_failed(task, epoch, reason))
+            }
             Frame::Commit { task, epoch } => step!(self, now, handoff.on_commit(from, task, epoch)),
             Frame::Ack { task, epoch } => step!(self, now, handoff.on_ack(from, task, epoch)),
             Frame::Abort { task, epoch } => step!(self, now, handoff.on_abort(from, task, epoch)),
@@ -83,11 +96,15 @@ impl Core {
             }
             Frame::StopTask { task } => self.stop_here(now, task),
             Frame::JoinAnswer { task, token, outcome } => {
-                if self.joins.remove(&token).is_some() {
+                // An answer may be meant for this node's former process, which used the same token.
+                if self.joins.get(&token) == Some(&task) {
+                    self.joins.remove(&token);
                     self.actions.push_back(Action::JoinAnswered { task, token, outcome });
                 }
             }
-            Frame::Answer { task, asker, answer } if self.is_home(task) && asker.node != self.members.me.node => {
+            Frame::Answer { task, asker, answer }
+                if self.is_home(task) && asker.node != self.members.me.node =>
+            {
                 step!(self, now, home.answer(task, asker, answer));
             }
             Frame::Answer { task, asker, answer } => self.answered(task, asker, answer),
@@ -119,8 +136,12 @@ impl Core {
             Frame::JoinAsk { task, token } if self.members.is_home(task) => {
                 step!(self, now, home.join(task, Asker { node: from.node, token }));
             }
-            Frame::JoinTaken { task } | Frame::Detach { task } if self.members.is_home(task) => self.home.detach(task),
-            Frame::Cancel { task } if self.members.is_home(task) => step!(self, now, home.cancel(task)),
+            Frame::JoinTaken { task } | Frame::Detach { task } if self.members.is_home(task) => {
+                self.home.detach(task)
+            }
+            Frame::Cancel { task } if self.members.is_home(task) => {
+                step!(self, now, home.cancel(task))
+            }
             Frame::NotHere { task, asker, ask } if self.members.is_home(task) => {
                 if let Some(at) = step!(self, now, home.not_here(from, task, asker, ask)) {
                     self.put(now, at, task, asker, ask);
@@ -157,7 +178,10 @@ impl Core {
             Ask::Info => self.actions.push_back(Action::InfoWanted { task, asker }),
             Ask::Move { target } => {
                 if let Err(why) = step!(self, now, handoff.order(task, target, Some(asker))) {
-                    self.out.frame(task.home(), Frame::Answer { task, asker, answer: Answer::Move(Err(why)) });
+                    self.out.frame(
+                        task.home(),
+                        Frame::Answer { task, asker, answer: Answer::Move(Err(why)) },
+                    );
                 }
             }
         }
@@ -165,9 +189,11 @@ impl Core {
 
     /// An answer to this node's own question, either straight from its own home or passed on by another.
     fn answered(&mut self, task: TaskId, asker: Asker, answer: Answer) {
-        if asker.node != self.members.me.node || self.asks.remove(&asker.token).is_none() {
+        let is_ours = self.asks.get(&asker.token).is_some_and(|(asked, _)| *asked == task);
+        if asker.node != self.members.me.node || !is_ours {
             return;
         }
+        self.asks.remove(&asker.token);
         if self.is_home(task) {
             self.home.forget_ask(task, asker);
         }
@@ -193,13 +219,29 @@ impl Core {
 
     /// Whoever this node asked about tasks of `dead` will not be answered by it.
     pub(super) fn fail_waits(&mut self, dead: NodeId) {
-        let is_over = |members: &crate::member::Members, task: TaskId| task.home() == dead && members.is_home_dead(task);
-        let joins: Vec<_> = self.joins.iter().filter(|(_, task)| is_over(&self.members, **task)).map(|(k, v)| (*k, *v)).collect();
+        let is_over = |members: &crate::member::Members, task: TaskId| {
+            task.home() == dead && members.is_home_dead(task)
+        };
+        let joins: Vec<_> = self
+            .joins
+            .iter()
+            .filter(|(_, task)| is_over(&self.members, **task))
+            .map(|(k, v)| (*k, *v))
+            .collect();
         for (token, task) in joins {
             self.joins.remove(&token);
-            self.actions.push_back(Action::JoinAnswered { task, token, outcome: Some(Outcome::Lost { node: dead }) });
+            self.actions.push_back(Action::JoinAnswered {
+                task,
+                token,
+                outcome: Some(Outcome::Lost { node: dead }),
+            });
         }
-        let asks: Vec<_> = self.asks.iter().filter(|(_, (task, _))| is_over(&self.members, *task)).map(|(k, v)| (*k, *v)).collect();
+        let asks: Vec<_> = self
+            .asks
+            .iter()
+            .filter(|(_, (task, _))| is_over(&self.members, *task))
+            .map(|(k, v)| (*k, *v))
+            .collect();
         for (token, (task, ask)) in asks {
             self.asks.remove(&token);
             let answer = Answer::refused(ask, Refusal::HomeDied { node: dead });

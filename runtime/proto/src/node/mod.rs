@@ -18,7 +18,7 @@ use crate::{
     death::Deaths,
     home::Home,
     id::{Epoch, Generation, NodeId, Place, TaskId, Token},
-    member::{HEARTBEAT_EVERY, Members},
+    member::{HEARTBEAT_EVERY, JOIN_LIMIT, Members},
     migrate::{READY_LIMIT, handoff::Handoff},
     slots::Dealer,
     time::Micros,
@@ -63,6 +63,8 @@ pub struct Core {
     asks: BTreeMap<Token, (TaskId, Ask)>,
     /// Frames that came before the admission and the first lease.
     early: Vec<(NodeId, Frame)>,
+    /// Frames to homes that this node has not heard of yet (a handle can travel faster than the news of its node).
+    unsent: Vec<(TaskId, Frame)>,
     is_fenced: bool,
     ready_limit: Micros,
     fault: Fault,
@@ -85,11 +87,18 @@ pub enum LinkRefused {
 impl fmt::Display for LinkRefused {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LinkRefused::Dead { place } => write!(out, "{place} was declared dead; it cannot come back, start it anew"),
-            LinkRefused::Occupied { place, by } => {
-                write!(out, "{place} cannot join while {by} is not known to be dead; trying again later helps")
+            LinkRefused::Dead { place } => {
+                write!(out, "{place} was declared dead; it cannot come back, start it anew")
             }
-            LinkRefused::WornOut { node } => write!(out, "{node} was restarted too often; use another node number"),
+            LinkRefused::Occupied { place, by } => {
+                write!(
+                    out,
+                    "{place} cannot join while {by} is not known to be dead; trying again later helps"
+                )
+            }
+            LinkRefused::WornOut { node } => {
+                write!(out, "{node} was restarted too often; use another node number")
+            }
         }
     }
 }
@@ -127,6 +136,7 @@ impl Core {
             joins: BTreeMap::new(),
             asks: BTreeMap::new(),
             early: Vec::new(),
+            unsent: Vec::new(),
             is_fenced: false,
             ready_limit,
             fault,
@@ -152,7 +162,10 @@ impl Core {
             return None;
         }
         let members = self.members.next_deadline();
-        [members, self.courier.next_deadline(), self.handoff.next_deadline()].into_iter().flatten().min()
+        [members, self.courier.next_deadline(), self.handoff.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Time has passed. May be called at any time.
@@ -208,6 +221,7 @@ impl Core {
             self.actions.push_back(Action::Send { to: place.node, bytes });
         }
         if place.node == NodeId::STARTING {
+            self.members.join_until.get_or_insert(now + JOIN_LIMIT);
             self.beat(now);
         }
         self.pump(now);
@@ -312,7 +326,9 @@ impl Core {
 
     fn beat(&mut self, now: Micros) {
         self.members.beat_due = Some(now + HEARTBEAT_EVERY);
-        if let Some(bytes) = self.courier.send_loose(NodeId::STARTING, &Frame::Heartbeat { sent: now }) {
+        if let Some(bytes) =
+            self.courier.send_loose(NodeId::STARTING, &Frame::Heartbeat { sent: now })
+        {
             self.actions.push_back(Action::Send { to: NodeId::STARTING, bytes });
         }
     }
@@ -320,7 +336,7 @@ impl Core {
     /// Whether this node may decide nothing any more; says so once.
     fn is_out(&mut self, now: Micros) -> bool {
         if self.members.is_lease_over(now) && self.fault != Fault::NeverFence {
-            self.fence("the starting node has not answered: this node's lease has ended");
+            self.fence("the starting node (n0) has not answered: this node's lease has ended");
         }
         self.is_fenced
     }
@@ -341,15 +357,22 @@ impl Core {
         for other in &members {
             self.out.frame(other.place.node, Frame::Joined { member: member.clone() });
         }
-        self.out.frame(place.node, Frame::Welcome { generation: member.generation, members, dead, slots });
+        self.out.frame(
+            place.node,
+            Frame::Welcome { generation: member.generation, members, dead, slots },
+        );
         self.actions.push_back(Action::MemberUp { place, addr: addr.to_owned() });
         Ok(())
     }
 
     /// The starting node's word on a death. Nothing happens if it was known, or is not ours to say.
     fn declare_dead(&mut self, now: Micros, place: Place) {
-        if self.members.is_starting() && self.members.place(place.node) == Some(place) && place != self.members.me {
-            let others: Vec<NodeId> = self.members.others().filter(|node| *node != place.node).collect();
+        if self.members.is_starting()
+            && self.members.place(place.node) == Some(place)
+            && place != self.members.me
+        {
+            let others: Vec<NodeId> =
+                self.members.others().filter(|node| *node != place.node).collect();
             for node in others {
                 self.out.frame(node, Frame::Dead { place });
             }
@@ -377,8 +400,9 @@ impl Core {
         if self.fault == Fault::LoseAtOnce {
             step!(self, now, home.settled(dead));
         }
-        let settled = self.deaths.begin(dead, self.members.others());
+        let settled = self.deaths.begin(dead, self.members.announced());
         self.settle(now, settled);
+        self.send_unsent();
         self.fail_waits(dead.node);
     }
 
@@ -403,7 +427,13 @@ impl Core {
                     self.frame(now, to, frame);
                     self.settled(residence);
                 }
-                Item::Frame(to, frame) if self.members.place(to).is_none() && self.members.has_died(to) => {
+                Item::Frame(to, frame) if self.is_home_to_come(to, &frame) => {
+                    let task = frame.home_task().expect("it goes to a home");
+                    self.unsent.push((task, frame));
+                }
+                Item::Frame(to, frame)
+                    if self.members.place(to).is_none() && self.members.has_died(to) =>
+                {
                     self.settled(self.residence(&frame));
                 }
                 Item::Frame(to, frame) => {
@@ -413,6 +443,22 @@ impl Core {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether `frame` is for the home of a task, `to`, whose process is neither known nor known to be dead.
+    fn is_home_to_come(&self, to: NodeId, frame: &Frame) -> bool {
+        let members = &self.members;
+        let awaits = |task: TaskId| {
+            task.home() == to && !members.is_home_known(task) && !members.is_home_dead(task)
+        };
+        frame.home_task().is_some_and(awaits)
+    }
+
+    /// News of members: what waited for them can be sent, or never will be.
+    fn send_unsent(&mut self) {
+        for (task, frame) in core::mem::take(&mut self.unsent) {
+            self.out.frame(task.home(), frame);
         }
     }
 

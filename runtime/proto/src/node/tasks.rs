@@ -34,9 +34,16 @@ impl Core {
     ///
     /// # Errors
     /// [`Refusal::NotAMember`], before anything has happened.
-    pub fn spawn_at(&mut self, now: Micros, node: NodeId, entry: EntryId, args: Vec<u8>) -> Result<TaskId, Refusal> {
+    pub fn spawn_at(
+        &mut self,
+        now: Micros,
+        node: NodeId,
+        entry: EntryId,
+        args: Vec<u8>,
+    ) -> Result<TaskId, Refusal> {
         let place = self.members.place(node).ok_or(Refusal::NotAMember { node })?;
-        let generation = self.members.generation.ok_or(Refusal::NotAMember { node: self.members.me.node })?;
+        let generation =
+            self.members.generation.ok_or(Refusal::NotAMember { node: self.members.me.node })?;
         let task = self.home.spawn(generation, place);
         self.out.frame(node, Frame::Spawn { task, entry, args });
         self.pump(now);
@@ -60,7 +67,10 @@ impl Core {
         let is_home = self.members.is_home(task);
         if is_home && !self.handoff.tasks.contains_key(&task) {
             // It never left and nobody asked: the short way.
-            assert!(self.home.place(task).is_some_and(|(at, _)| at == self.members.me), "I1: {task} ended here, unknown");
+            assert!(
+                self.home.place(task).is_some_and(|(at, _)| at == self.members.me),
+                "I1: {task} ended here, unknown"
+            );
             step!(self, now, home.ended(task, Epoch::FIRST, outcome));
         } else {
             let epoch = step!(self, now, handoff.ended(task));
@@ -170,7 +180,11 @@ impl Core {
 
     /// The shipment ordered by `Ship` broke. May be said at any time: it counts only before the commit.
     pub fn ship_failed(&mut self, now: Micros, task: TaskId, epoch: Epoch, why: &str) {
-        step!(self, now, handoff.try_failed(task, epoch, Refusal::ShipFailed { why: why.to_owned() }));
+        step!(
+            self,
+            now,
+            handoff.try_failed(task, epoch, Refusal::ShipFailed { why: why.to_owned() })
+        );
         self.pump(now);
     }
 
@@ -181,7 +195,12 @@ impl Core {
     ///
     /// # Errors
     /// Throw the stream away and do nothing else; the source has been told.
-    pub fn ship_arriving(&mut self, now: Micros, from: NodeId, header: &ShipHeader) -> Result<(), Refusal> {
+    pub fn ship_arriving(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        header: &ShipHeader,
+    ) -> Result<(), Refusal> {
         let source = self.members.place(from).filter(|place| *place != self.members.me);
         let source = source.ok_or(Refusal::NotAMember { node: from })?;
         let result = step!(self, now, handoff.ship_arriving(source, header.task, header.epoch));

@@ -21,9 +21,13 @@ pub enum Frame {
     /// Nothing but the acknowledgement in its envelope.
     Acked,
     /// "I am here"; `sent` comes back in the answer and dates the lease.
-    Heartbeat { sent: Micros },
+    Heartbeat {
+        sent: Micros,
+    },
     /// The starting node's answer.
-    HeartbeatAck { sent: Micros },
+    HeartbeatAck {
+        sent: Micros,
+    },
     /// Admission, first frame from the starting node: who else is here, who is dead, and the first slots.
     Welcome {
         generation: Generation,
@@ -35,17 +39,23 @@ pub enum Frame {
         slots: Vec<SlotGrant>,
     },
     /// A node was admitted.
-    Joined { member: MemberInfo },
+    Joined {
+        member: MemberInfo,
+    },
     /// More slots for the receiver.
     SlotGrant {
         #[serde(with = "list")]
         slots: Vec<SlotGrant>,
     },
     /// The starting node declares a process dead, after its lease has ended.
-    Dead { place: Place },
+    Dead {
+        place: Place,
+    },
     /// The sender has dealt with that death: it takes nothing more from the dead process, and whatever it took before
     /// has been told to the homes.
-    DeadSeen { place: Place },
+    DeadSeen {
+        place: Place,
+    },
     /// The sender leaves in an orderly way and has stopped its tasks.
     Goodbye,
     /// The program ends; the receiver exits.
@@ -63,42 +73,104 @@ pub enum Frame {
         args: Vec<u8>,
     },
     /// The task was not started.
-    SpawnRefused { task: TaskId, reason: Refusal },
+    SpawnRefused {
+        task: TaskId,
+        reason: Refusal,
+    },
 
     // The hand-off; `epoch` is the one that the target would run in. Source: Commit, Abort. Target: Ready, Refuse, Ack.
-    Ready { task: TaskId, epoch: Epoch },
-    Refuse { task: TaskId, epoch: Epoch, reason: Refusal },
-    Commit { task: TaskId, epoch: Epoch },
-    Ack { task: TaskId, epoch: Epoch },
-    Abort { task: TaskId, epoch: Epoch },
+    Ready {
+        task: TaskId,
+        epoch: Epoch,
+    },
+    Refuse {
+        task: TaskId,
+        epoch: Epoch,
+        reason: Refusal,
+    },
+    Commit {
+        task: TaskId,
+        epoch: Epoch,
+    },
+    Ack {
+        task: TaskId,
+        epoch: Epoch,
+    },
+    Abort {
+        task: TaskId,
+        epoch: Epoch,
+    },
     /// Source to home: the commit was sent, `target` is dead, and no answer came. Whose is the task?
-    InDoubt { task: TaskId, epoch: Epoch, target: Place },
+    InDoubt {
+        task: TaskId,
+        epoch: Epoch,
+        target: Place,
+    },
     /// The home's answer, about the same epoch.
-    InDoubtAnswer { task: TaskId, epoch: Epoch, verdict: Verdict },
+    InDoubtAnswer {
+        task: TaskId,
+        epoch: Epoch,
+        verdict: Verdict,
+    },
 
     // To and from the home.
     /// The task runs, or is about to, at `at` in `epoch`.
-    Located { task: TaskId, at: Place, epoch: Epoch },
+    Located {
+        task: TaskId,
+        at: Place,
+        epoch: Epoch,
+    },
     /// The task ended at the sender.
-    Ended { task: TaskId, epoch: Epoch, outcome: Outcome },
+    Ended {
+        task: TaskId,
+        epoch: Epoch,
+        outcome: Outcome,
+    },
     /// Tell me when it ends.
-    JoinAsk { task: TaskId, token: Token },
+    JoinAsk {
+        task: TaskId,
+        token: Token,
+    },
     /// It ended so; `None`: there is nothing under that name (any more).
-    JoinAnswer { task: TaskId, token: Token, outcome: Option<Outcome> },
+    JoinAnswer {
+        task: TaskId,
+        token: Token,
+        outcome: Option<Outcome>,
+    },
     /// The outcome was delivered; forget it.
-    JoinTaken { task: TaskId },
+    JoinTaken {
+        task: TaskId,
+    },
     /// Nobody will ask for the outcome.
-    Detach { task: TaskId },
+    Detach {
+        task: TaskId,
+    },
     /// A question to wherever the task is; by way of the home.
-    Ask { task: TaskId, asker: Asker, ask: Ask },
+    Ask {
+        task: TaskId,
+        asker: Asker,
+        ask: Ask,
+    },
     /// The answer; by way of the home.
-    Answer { task: TaskId, asker: Asker, answer: Answer },
+    Answer {
+        task: TaskId,
+        asker: Asker,
+        answer: Answer,
+    },
     /// The task has left this place (or ended); the home has been told.
-    NotHere { task: TaskId, asker: Asker, ask: Ask },
+    NotHere {
+        task: TaskId,
+        asker: Asker,
+        ask: Ask,
+    },
     /// To the home: the task shall end.
-    Cancel { task: TaskId },
+    Cancel {
+        task: TaskId,
+    },
     /// From the home to the place: end the task.
-    StopTask { task: TaskId },
+    StopTask {
+        task: TaskId,
+    },
 
     /// A message of the runtime's own, not looked at here.
     Custom {
@@ -120,6 +192,24 @@ impl Frame {
     /// [`WireError`] for anything that is not exactly one frame within its limits.
     pub fn decode(bytes: &[u8]) -> Result<Frame, WireError> {
         limits::decode(bytes, "frame")
+    }
+
+    /// The task whose home this frame is meant for, if it is one of those that a home gets.
+    pub(crate) fn home_task(&self) -> Option<TaskId> {
+        match self {
+            Frame::SpawnRefused { task, .. }
+            | Frame::InDoubt { task, .. }
+            | Frame::Located { task, .. }
+            | Frame::Ended { task, .. }
+            | Frame::JoinAsk { task, .. }
+            | Frame::JoinTaken { task }
+            | Frame::Detach { task }
+            | Frame::Ask { task, .. }
+            | Frame::Answer { task, .. }
+            | Frame::NotHere { task, .. }
+            | Frame::Cancel { task } => Some(*task),
+            _ => None,
+        }
     }
 }
 
@@ -277,10 +367,16 @@ impl fmt::Display for Refusal {
             Refusal::Busy => write!(out, "another move of this task is under way"),
             Refusal::UnknownTask => write!(out, "no such task is known"),
             Refusal::Ended => write!(out, "the task has ended"),
-            Refusal::NotAMember { node } => write!(out, "{node} is not a live member of the cluster"),
-            Refusal::TargetDied { node } => write!(out, "target {node} died before the move was committed"),
+            Refusal::NotAMember { node } => {
+                write!(out, "{node} is not a live member of the cluster")
+            }
+            Refusal::TargetDied { node } => {
+                write!(out, "target {node} died before the move was committed")
+            }
             Refusal::SourceDied { node } => write!(out, "{node}, where the task was, died"),
-            Refusal::HomeDied { node } => write!(out, "the task's home {node} died; the task is being cancelled"),
+            Refusal::HomeDied { node } => {
+                write!(out, "the task's home {node} died; the task is being cancelled")
+            }
             Refusal::Timeout => write!(out, "the target did not become ready in time"),
             Refusal::Stale => write!(out, "a newer residence of the task is known"),
             Refusal::Pinned { what } => write!(out, "the task is pinned: {what}"),

@@ -89,7 +89,8 @@ impl Hello {
     /// The first difference, by name.
     pub fn compare(&self, other: &Hello) -> Result<(), HelloMismatch> {
         const BUILD: &str = "start the same binary on every node, linked static and non-PIE";
-        const CPU: &str = "use nodes of one CPU class, or mask the difference (virtual machines: one CPU model)";
+        const CPU: &str =
+            "use nodes of one CPU class, or mask the difference (virtual machines: one CPU model)";
         let check = |field, same: bool, ours: String, theirs: String, advice| {
             if same { Ok(()) } else { Err(HelloMismatch { field, ours, theirs, advice }) }
         };
@@ -106,7 +107,13 @@ impl Hello {
         }
         equal!("wire version", wire_version, "{}", BUILD);
         equal!("cluster id", cluster_id, "{:016x}", "give all nodes certificates of one cluster");
-        check("build id", self.build_id == other.build_id, hex(&self.build_id), hex(&other.build_id), BUILD)?;
+        check(
+            "build id",
+            self.build_id == other.build_id,
+            hex(&self.build_id),
+            hex(&other.build_id),
+            BUILD,
+        )?;
         equal!("entry list", entries, "{:016x}", BUILD);
         equal!("region base", region_base, "{:#x}", "configure the same region on every node");
         equal!("region length", region_len, "{:#x}", "configure the same region on every node");
@@ -116,7 +123,13 @@ impl Hello {
         equal!("XSAVE layout", xsave_layout, "{:016x}", CPU);
         equal!("IFUNC targets", ifunc_targets, "{:016x}", CPU);
         equal!("CET", cet, "{}", "switch control-flow enforcement off on every node");
-        check("CET", !self.cet, "on".into(), "on".into(), "switch control-flow enforcement off on every node")?;
+        check(
+            "CET",
+            !self.cet,
+            "on".into(),
+            "on".into(),
+            "switch control-flow enforcement off on every node",
+        )?;
         check(
             "node",
             self.node != other.node,

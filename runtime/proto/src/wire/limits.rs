@@ -45,9 +45,13 @@ pub enum WireError {
 impl fmt::Display for WireError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            WireError::TooLong { len, limit } => write!(out, "message of {len} bytes is over the limit of {limit}"),
+            WireError::TooLong { len, limit } => {
+                write!(out, "message of {len} bytes is over the limit of {limit}")
+            }
             WireError::Malformed { what } => write!(out, "bytes are not a valid {what}"),
-            WireError::Trailing { len } => write!(out, "{len} bytes are left over behind the message"),
+            WireError::Trailing { len } => {
+                write!(out, "{len} bytes are left over behind the message")
+            }
         }
     }
 }
@@ -61,7 +65,10 @@ pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) {
 }
 
 /// Decodes the whole of `bytes`.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, WireError> {
+pub(crate) fn decode<T: DeserializeOwned>(
+    bytes: &[u8],
+    what: &'static str,
+) -> Result<T, WireError> {
     if bytes.len() > FRAME_LEN_MAX {
         return Err(WireError::TooLong { len: bytes.len(), limit: FRAME_LEN_MAX });
     }
@@ -88,7 +95,11 @@ pub(crate) mod bytes {
                 write!(out, "at most {BYTES_LEN_MAX} bytes")
             }
             fn visit_bytes<E: de::Error>(self, value: &[u8]) -> Result<Vec<u8>, E> {
-                if value.len() > BYTES_LEN_MAX { Err(E::invalid_length(value.len(), &self)) } else { Ok(value.to_vec()) }
+                if value.len() > BYTES_LEN_MAX {
+                    Err(E::invalid_length(value.len(), &self))
+                } else {
+                    Ok(value.to_vec())
+                }
             }
         }
         from.deserialize_bytes(Bytes)
@@ -111,7 +122,11 @@ pub(crate) mod text {
                 write!(out, "at most {TEXT_LEN_MAX} bytes of text")
             }
             fn visit_str<E: de::Error>(self, value: &str) -> Result<String, E> {
-                if value.len() > TEXT_LEN_MAX { Err(E::invalid_length(value.len(), &self)) } else { Ok(value.to_owned()) }
+                if value.len() > TEXT_LEN_MAX {
+                    Err(E::invalid_length(value.len(), &self))
+                } else {
+                    Ok(value.to_owned())
+                }
             }
         }
         from.deserialize_str(Text)
@@ -126,7 +141,9 @@ pub(crate) mod list {
         to.collect_seq(value)
     }
 
-    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<T>, D::Error> {
         struct List<T>(PhantomData<T>);
         impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
             type Value = Vec<T>;

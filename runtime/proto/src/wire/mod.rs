@@ -9,7 +9,9 @@ mod hello;
 mod limits;
 mod ship;
 
-pub use frame::{Answer, Ask, Frame, MemberInfo, Outcome, Refusal, SlotGrant, TaskInfo, TaskState, Verdict};
+pub use frame::{
+    Answer, Ask, Frame, MemberInfo, Outcome, Refusal, SlotGrant, TaskInfo, TaskState, Verdict,
+};
 pub use hello::{Hello, HelloMismatch};
 pub use limits::{BYTES_LEN_MAX, FRAME_LEN_MAX, LIST_COUNT_MAX, TEXT_LEN_MAX, WireError};
 pub use ship::{PageRun, ShipHeader, ShipSlot};

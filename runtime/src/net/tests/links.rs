@@ -155,7 +155,7 @@ fn bad_wire(to: SocketAddr, lose: u64) -> SocketAddr {
             }
             let Some(other) = other else { continue };
             let bytes = datagram[..len].to_vec();
-            if checksum(count, &[7]) % lose == 0 {
+            if checksum(count, &[7]).is_multiple_of(lose) {
                 continue;
             }
             if count % 11 == 0 && held.is_none() {

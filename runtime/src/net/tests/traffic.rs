@@ -19,6 +19,13 @@ fn frames_arrive_in_order_both_ways() {
 }
 
 #[test]
+fn the_probe_of_udp_limits_answers() {
+    let limits = UdpLimits::probe().unwrap();
+    assert!(limits.receive_len > 0 && limits.send_len > 0);
+    assert!(limits.receive_len <= UdpLimits::WANTED && limits.send_len <= UdpLimits::WANTED);
+}
+
+#[test]
 fn bulk_of_64_mib_arrives_whole_whoever_owns_the_bytes() {
     let (a, b) = pair();
     let bytes = noise(7, 64 << 20);

@@ -1,0 +1,236 @@
+//! `hop`: what it takes a running task to go from one process to another and go on there.
+//!
+//! Two nodes with one worker each. A task with a heap of seeded random bytes and a live stack hops
+//! back and forth; before it leaves and after it has arrived it reads the machine's clock, which both
+//! processes share, so each hop is one sample from just before `migrate_to` to running at the other
+//! node. After each hop, outside that time, it checks every byte it has touched. In turns with it the
+//! bare wire carries the same number of bytes (see `quic`).
+//!
+//! `pause` is the runtime's own count: from suspension to running, without the wire.
+
+use clap::Args;
+use migrt::NodeId;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::machine_ns;
+use crate::quic::Wire;
+use crate::report::Report;
+use crate::stats::Sample;
+use crate::Outcome;
+
+const PAGE_WORDS: usize = 512;
+/// The hops are made in so many turns, with the bare wire's in between.
+const TURNS: u32 = 10;
+/// Hops at the start of a turn that are not counted.
+const WARM_HOPS: u32 = 6;
+
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Bytes of heap, such as 64KiB or 1MiB.
+    #[arg(long, default_value = "0", value_parser = parse_size)]
+    pub heap: u64,
+    /// The share of the heap's pages that is used: 1, or 1/64.
+    #[arg(long, default_value = "1", value_parser = parse_fraction)]
+    pub touched: f64,
+    /// Bytes that are alive on the stack.
+    #[arg(long, default_value = "0", value_parser = parse_size)]
+    pub stack: u64,
+    /// Hops, both ways together.
+    #[arg(long, default_value_t = 1_000)]
+    pub hops: u32,
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| format!("{text} is no size: write 64KiB or 1MiB"))?;
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return Err(format!("{text} has no unit that is known: KiB, MiB or GiB")),
+    };
+    number.checked_mul(unit).ok_or_else(|| format!("{text} is too much"))
+}
+
+fn parse_fraction(text: &str) -> Result<f64, String> {
+    let wrong = |_| format!("{text} is no fraction: write 1, 0.5 or 1/64");
+    let value: f64 = match text.split_once('/') {
+        Some((over, under)) => over.parse::<f64>().map_err(wrong)? / under.parse::<f64>().map_err(wrong)?,
+        None => text.parse().map_err(wrong)?,
+    };
+    if value > 0.0 && value <= 1.0 { Ok(value) } else { Err(format!("{text} is not above 0 and at most 1")) }
+}
+
+/// What one traveller is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Trip {
+    heap_len: usize,
+    /// Every so many pages one is used.
+    page_step: usize,
+    stack_len: usize,
+    hops: u32,
+    seed: u64,
+}
+
+/// What it has seen: nanoseconds of each hop, or what went wrong.
+type Seen = Result<Vec<u64>, String>;
+
+#[migrt::migratable]
+fn travel(trip: Trip) -> Seen {
+    let mut random = trip.seed;
+    let words = trip.heap_len / 8;
+    let mut heap = vec![0u64; words];
+    let mut sum = 0u64;
+    for page in (0..words.div_ceil(PAGE_WORDS)).step_by(trip.page_step) {
+        for word in heap[page * PAGE_WORDS..].iter_mut().take(PAGE_WORDS) {
+            *word = next(&mut random);
+            sum = sum.wrapping_add(*word);
+        }
+    }
+    deep(trip.stack_len, &trip, &mut heap, sum)
+}
+
+/// Recurses until `left` bytes of stack are alive, then hops; each frame is checked on the way back.
+#[inline(never)]
+fn deep(left: usize, trip: &Trip, heap: &mut [u64], sum: u64) -> Seen {
+    const FRAME_WORDS: usize = 128;
+    if left < FRAME_WORDS * 8 {
+        return hop_about(trip, heap, sum);
+    }
+    let mut frame = [0u64; FRAME_WORDS];
+    let mut random = trip.seed ^ left as u64;
+    frame.iter_mut().for_each(|word| *word = next(&mut random));
+    let frame = std::hint::black_box(&mut frame);
+    let seen = deep(left - FRAME_WORDS * 8, trip, heap, sum);
+    let mut random = trip.seed ^ left as u64;
+    if frame.iter().any(|word| *word != next(&mut random)) {
+        return Err("a stack frame has changed on the way".to_owned());
+    }
+    seen
+}
+
+fn hop_about(trip: &Trip, heap: &mut [u64], mut sum: u64) -> Seen {
+    let mut seen = Vec::with_capacity(trip.hops as usize);
+    for hop in 0..trip.hops + WARM_HOPS {
+        let target = NodeId(1 - migrt::here().0);
+        let left = machine_ns();
+        migrt::migrate_to(target).map_err(|e| e.to_string())?;
+        let arrived = machine_ns();
+        if migrt::here() != target {
+            return Err(format!("the task is on {} and not on {target}", migrt::here()));
+        }
+        if hop >= WARM_HOPS {
+            seen.push(arrived.saturating_sub(left));
+        }
+        let pages = heap.chunks(PAGE_WORDS).step_by(trip.page_step);
+        let found = pages.flatten().fold(0u64, |sum, word| sum.wrapping_add(*word));
+        if found != sum {
+            return Err(format!("hop {hop}: the heap's checksum is {found:#x} and not {sum:#x}"));
+        }
+        // The bytes that arrived are written to, and differ at the next hop.
+        if let Some(word) = heap.first_mut() {
+            *word = word.wrapping_add(1);
+            sum = sum.wrapping_add(1);
+        }
+    }
+    Ok(seen)
+}
+
+/// SplitMix64.
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+pub fn run(options: Options) -> Outcome {
+    migrt::Builder::new().workers(1).local_nodes(2).run(move || measure(&options))?
+}
+
+/// Moves, bytes shipped and the pauses of all nodes so far.
+fn counts() -> (u64, u64, Vec<(NodeId, Vec<u32>)>) {
+    let all = migrt::cluster_metrics();
+    let moves = all.iter().map(|(_, m)| m.moves_out).sum();
+    let bytes = all.iter().map(|(_, m)| m.bytes_shipped).sum();
+    (moves, bytes, all.into_iter().map(|(node, m)| (node, m.pauses_us)).collect())
+}
+
+fn measure(options: &Options) -> Outcome {
+    let mut trip = Trip {
+        heap_len: options.heap as usize,
+        page_step: (1.0 / options.touched).round() as usize,
+        stack_len: options.stack as usize,
+        hops: 10,
+        seed: 1,
+    };
+    // Two short trips: the first warms both nodes, the second says how many bytes a move ships.
+    migrt::spawn(travel(trip.clone())).join()??;
+    let (moves, bytes, _) = counts();
+    migrt::spawn(travel(trip.clone())).join()??;
+    let (moves_now, bytes_now, pauses_before) = counts();
+    let shipped = ((bytes_now - bytes) as f64 / (moves_now - moves) as f64).round();
+
+    let mut payload = Vec::new();
+    let mut random = 7;
+    while payload.len() < shipped as usize {
+        payload.extend_from_slice(&next(&mut random).to_le_bytes());
+    }
+    payload.truncate(shipped as usize);
+    let mut wire = Wire::open()?;
+    let (mut hops, mut exchanges) = (Vec::new(), Vec::new());
+    trip.hops = options.hops.div_ceil(TURNS).max(2);
+    for turn in 0..TURNS {
+        trip.seed = u64::from(turn) + 2;
+        let seen = migrt::spawn(travel(trip.clone())).join()??;
+        hops.extend(seen.into_iter().map(|ns| ns as f64 / 1_000.0));
+        for exchange in 0..trip.hops + WARM_HOPS {
+            let took = wire.exchange(&payload)?;
+            if exchange >= WARM_HOPS {
+                exchanges.push(took.as_nanos() as f64 / 1_000.0);
+            }
+        }
+    }
+    drop(wire);
+    let (_, _, pauses_after) = counts();
+    let pauses: Vec<f64> = pauses_after
+        .into_iter()
+        .flat_map(|(node, now)| {
+            let old = pauses_before.iter().find(|(n, _)| *n == node).map_or(0, |(_, p)| p.len());
+            now.into_iter().skip(old).map(f64::from).collect::<Vec<_>>()
+        })
+        .collect();
+
+    let (hops, exchanges, pauses) = (Sample::new(hops), Sample::new(exchanges), Sample::new(pauses));
+    let mut report = Report::new(format!(
+        "one-way move, heap {} B (1 page in {} touched), stack {} B, checksum right at every hop",
+        options.heap, trip.page_step, options.stack
+    ));
+    report.add("hop.move_us_median", hops.median(), "us", hops.spread());
+    report.add("hop.move_us_p90", hops.quantile(0.9), "us", "");
+    report.add("hop.move_us_p99", hops.quantile(0.99), "us", "");
+    report.add("hop.pause_us_median", pauses.median(), "us", "without the wire");
+    report.add("hop.bytes_shipped", shipped, "B", "pages and header of one move");
+    report.add("hop.quic_us_median", exchanges.median(), "us", exchanges.spread());
+    report.add("hop.quic_us_p90", exchanges.quantile(0.9), "us", "");
+    report.add("hop.quic_us_p99", exchanges.quantile(0.99), "us", "");
+    report.add("hop.move_over_quic", hops.median() / exchanges.median(), "x", "of the medians");
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_fractions_are_read_as_people_write_them() {
+        assert_eq!(parse_size("64KiB"), Ok(65_536));
+        assert_eq!(parse_size("1m"), Ok(1 << 20));
+        assert!(parse_size("MiB").is_err() && parse_size("3 apples").is_err());
+        assert_eq!(parse_fraction("1/64"), Ok(1.0 / 64.0));
+        assert!(parse_fraction("0").is_err() && parse_fraction("2").is_err());
+    }
+}
