@@ -12,6 +12,7 @@
 
 mod elf;
 mod findings;
+mod plain;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -103,7 +104,7 @@ fn print_plain(
     program: &Subject<'_>,
     findings: &[Finding],
 ) -> io::Result<()> {
-    for (name, value) in findings::plain(facts, program) {
+    for (name, value) in plain::facts(facts, program) {
         writeln!(out, "{name} {value}")?;
     }
     for Finding { name, verdict, .. } in findings {

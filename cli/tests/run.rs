@@ -166,9 +166,15 @@ fn standard_input_goes_to_node_0() {
 #[test]
 fn the_exit_code_is_that_of_the_first_failure() {
     check(1, "exit 7", 7);
-    check(2, "test $MIGRT_NODE = 1 && exit 5; sleep 0.5; exit 6", 5);
+    let later = |first: &str, then: &str| {
+        format!(
+            "test $MIGRT_NODE = 1 && {{ touch \"$MIGRT_CLUSTER/1\"; {first}; }}; \
+             until test -e \"$MIGRT_CLUSTER/1\"; do sleep 0.02; done; sleep 0.5; {then}"
+        )
+    };
+    check(2, &later("exit 5", "exit 6"), 5);
     check(2, "test $MIGRT_NODE = 0 && { sleep 0.5; exit 0; }; exit 9", 9);
-    let (_, stderr) = check(2, "test $MIGRT_NODE = 1 && kill -SEGV $$; sleep 0.5", 128 + 11);
+    let (_, stderr) = check(2, &later("kill -SEGV $$", "exit 6"), 128 + 11);
     assert!(stderr.contains("node 1 was killed by signal 11 (SIGSEGV)"), "{stderr}");
 }
 
@@ -222,6 +228,39 @@ fn plain_nodes_end_by_the_signal() {
 }
 
 #[test]
+fn ctrl_c_works_for_a_launcher_in_the_background_too() {
+    // A shell without job control starts such a one with SIGINT ignored.
+    let launcher = env!("CARGO_BIN_EXE_migrt");
+    let script = format!(
+        "trap '' INT; '{launcher}' run -n 2 -- sh -c 'echo $$; exec sleep 1000' & echo launcher $!; \
+         wait $!; echo code $?"
+    );
+    let mut shell =
+        Command::new("sh").args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let (mut launcher, mut pids) = (None, Vec::<u32>::new());
+    while launcher.is_none() || pids.len() < 2 {
+        let line = lines.next().unwrap();
+        let number = line.rsplit(' ').next().unwrap().parse().unwrap();
+        if line.starts_with("launcher") {
+            launcher = Some(number as i32);
+        } else {
+            pids.push(number);
+        }
+    }
+    // Not ignored: signal 2 is not in the set.
+    for pid in &pids {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+        assert_eq!(u64::from_str_radix(ignored.trim(), 16).unwrap() & 0b110, 0);
+    }
+    kill_process(Pid::from_raw(launcher.unwrap()).unwrap(), Signal::INT).unwrap();
+    assert_eq!(lines.last().unwrap(), "code 130");
+    shell.wait().unwrap();
+    assert_gone(&pids);
+}
+
+#[test]
 fn what_a_node_has_started_ends_with_it() {
     let mut run = Run::start(2, "sleep 1000 & echo $!; sleep 0.1");
     let pids = run.pids(2);
@@ -260,16 +299,20 @@ fn nodes_stop_when_nobody_reads_their_output() {
 }
 
 #[test]
-fn a_paused_launcher_pauses_its_nodes() {
-    let mut run = Run::start(2, "echo $$; while :; do sleep 0.05; done");
+fn nodes_of_a_paused_launcher_run_on() {
+    // Paused themselves, they would outlive their leases and lose their tasks.
+    let script = "echo $$; until test -e \"$MIGRT_CLUSTER/go\"; do sleep 0.02; done; \
+                  touch \"$MIGRT_CLUSTER/went-$MIGRT_NODE\"; exec sleep 1000";
+    let mut run = Run::start(2, script);
     let pids = run.pids(2);
     run.signal(Signal::TSTP);
-    let all = [pids.as_slice(), &[run.id()]].concat();
-    soon("all have stopped", || all.iter().all(|pid| state(*pid) == Some('T')));
+    soon("the launcher has stopped", || state(run.id()) == Some('T'));
+    let cluster = fs::read_dir(&run.folder).unwrap().next().unwrap().unwrap().path();
+    fs::write(cluster.join("go"), "").unwrap();
+    soon("the nodes went on", || (0..2).all(|node| cluster.join(format!("went-{node}")).exists()));
     run.signal(Signal::CONT);
-    soon("all go on", || all.iter().all(|pid| state(*pid) != Some('T')));
     run.signal(Signal::TERM);
-    run.end();
+    assert_eq!(run.end().0, Some(128 + 15));
     assert_gone(&pids);
 }
 

@@ -45,9 +45,9 @@ pub struct Args {
     /// At most this many moves; 0: none
     #[arg(long, value_name = "COUNT")]
     pub moves: Option<u64>,
-    /// Bytes that one task sorts [default: by the size of the input, 2 MiB or more]
+    /// Bytes that a task sorts at a time [default: by the size of the input, about 1 MiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub run_size: Option<u64>,
+    pub bucket_size: Option<u64>,
     /// Keep the file that was made and its sorted copy
     #[arg(long)]
     pub keep: bool,

@@ -16,7 +16,6 @@ use serde::de::DeserializeOwned;
 use crate::interrupt;
 use crate::mover::List;
 use crate::progress::Progress;
-use crate::tasks::Done;
 
 /// Tasks under way for each worker thread: one runs, others are ready when it ends.
 const LANES_PER_WORKER: usize = 3;
@@ -34,7 +33,7 @@ pub struct Crew {
 /// Jobs to do, results so far, and the first failure; looked at by all lanes.
 struct Board<J, T> {
     jobs: VecDeque<(usize, J)>,
-    results: Vec<Option<Done<T>>>,
+    results: Vec<Option<T>>,
     bytes: u64,
     failure: Option<String>,
 }
@@ -45,6 +44,11 @@ impl Crew {
         let nodes = migrt::nodes();
         let lane_count = nodes.len() * worker_count * LANES_PER_WORKER;
         Crew { lanes: nodes.into_iter().cycle().take(lane_count).collect() }
+    }
+
+    /// How many tasks are under way at a time.
+    pub fn lane_count(&self) -> usize {
+        self.lanes.len()
     }
 
     /// Runs a task for each job and gives their results in order. `start` spawns one on a node;
@@ -58,8 +62,8 @@ impl Crew {
         progress: &mut Progress,
         list: Option<&List>,
         len: fn(&J) -> u64,
-        start: fn(NodeId, J) -> JoinHandle<Result<Done<T>, String>>,
-    ) -> Result<Vec<Done<T>>, String>
+        start: fn(NodeId, J) -> JoinHandle<Result<T, String>>,
+    ) -> Result<Vec<T>, String>
     where
         J: Clone + Send + 'static,
         T: Send + Serialize + DeserializeOwned + 'static,
@@ -101,7 +105,7 @@ fn lane<J, T>(
     node: NodeId,
     list: Option<&List>,
     len: fn(&J) -> u64,
-    start: fn(NodeId, J) -> JoinHandle<Result<Done<T>, String>>,
+    start: fn(NodeId, J) -> JoinHandle<Result<T, String>>,
 ) where
     J: Clone,
     T: Serialize + DeserializeOwned + 'static,
@@ -134,11 +138,11 @@ fn do_job<J, T>(
     mut node: NodeId,
     job: J,
     list: Option<&List>,
-    start: fn(NodeId, J) -> JoinHandle<Result<Done<T>, String>>,
-) -> Result<Done<T>, String>
+    start: fn(NodeId, J) -> JoinHandle<Result<T, String>>,
+) -> Result<T, String>
 where
     J: Clone,
-    Result<Done<T>, String>: Output,
+    Result<T, String>: Output,
     T: 'static,
 {
     let mut tries = 1;

@@ -86,12 +86,6 @@ impl Item {
         &data[self.start as usize..][..self.len as usize]
     }
 
-    /// As it stands in a file: a line with its newline.
-    #[inline]
-    pub fn stored<'a>(&self, format: Format, data: &'a [u8]) -> &'a [u8] {
-        &data[self.start as usize..self.end(format)]
-    }
-
     /// The key's first eight bytes as a number.
     pub fn prefix(&self) -> u64 {
         self.prefix

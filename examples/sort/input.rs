@@ -12,8 +12,8 @@ use crate::path::SharedPath;
 /// Bytes read at a time to find the end of a line that leaves its range.
 const BEYOND_LEN: usize = 64 << 10;
 
-/// Whole items of the input, and where the first of them begins.
-#[derive(Debug)]
+/// Whole items of the input, and where the first of them begins. Read into again and again.
+#[derive(Debug, Default)]
 pub struct Part {
     /// The items one after the other; lines all end in a newline, even a last one that had none.
     pub data: Vec<u8>,
@@ -25,80 +25,89 @@ pub struct Part {
 ///
 /// # Errors
 /// The file cannot be opened or read, or became shorter; the text names it.
-pub fn read(path: &SharedPath, format: Format, len: u64, range: (u64, u64)) -> Result<Part, String> {
-    let part = File::open(path.as_path()).and_then(|file| match format {
+pub fn read(
+    path: &SharedPath,
+    format: Format,
+    len: u64,
+    range: (u64, u64),
+    part: &mut Part,
+) -> Result<(), String> {
+    let result = File::open(path.as_path()).and_then(|file| match format {
         Format::Records { .. } => {
-            Ok(Part { data: read_at(&file, range.0, range.1 - range.0)?, base: range.0 })
+            part.base = range.0;
+            part.data.resize((range.1 - range.0) as usize, 0);
+            file.read_exact_at(&mut part.data, range.0)
         }
-        Format::Lines => read_lines(&file, len, range),
+        Format::Lines => read_lines(&file, len, range, part),
     });
-    part.map_err(|error| failed(path, range.0, &error))
+    result.map_err(|error| failed(path, range.0, &error))
 }
 
-/// Reads pieces of a file one after the other into one buffer; gives it and the pieces' borders.
+/// Reads pieces of a file one after the other into `data`.
 ///
 /// # Errors
 /// As for [`read`].
 pub fn read_pieces(
     path: &SharedPath,
     pieces: &[(u64, u64)],
-) -> Result<(Vec<u8>, Vec<(u32, u32)>), String> {
+    data: &mut Vec<u8>,
+) -> Result<(), String> {
     let total: u64 = pieces.iter().map(|(start, end)| end - start).sum();
     if total > u64::from(u32::MAX) {
-        return Err(format!("a bucket of {total} bytes is too long: use shorter runs (--run-size)"));
+        return Err(format!(
+            "a bucket of {total} bytes is too long to be sorted at once: choose a smaller \
+             --bucket-size"
+        ));
     }
     let file = File::open(path.as_path()).map_err(|error| failed(path, 0, &error))?;
-    let mut data = vec![0; total as usize];
-    let mut borders = Vec::with_capacity(pieces.len());
-    let mut at = 0;
+    data.resize(total as usize, 0);
+    let mut rest = &mut data[..];
     for &(start, end) in pieces {
-        let next = at + (end - start) as usize;
-        file.read_exact_at(&mut data[at..next], start)
-            .map_err(|error| failed(path, start, &error))?;
-        borders.push((at as u32, next as u32));
-        at = next;
+        let (piece, behind) = rest.split_at_mut((end - start) as usize);
+        file.read_exact_at(piece, start).map_err(|error| failed(path, start, &error))?;
+        rest = behind;
     }
-    Ok((data, borders))
+    Ok(())
 }
 
-fn read_lines(file: &File, len: u64, (start, end): (u64, u64)) -> io::Result<Part> {
+fn read_lines(file: &File, len: u64, (start, end): (u64, u64), part: &mut Part) -> io::Result<()> {
     // The byte before tells whether a line begins at `start`.
     let from = start.saturating_sub(1);
-    let mut data = read_at(file, from, end - from)?;
+    let data = &mut part.data;
+    data.resize((end - from) as usize, 0);
+    file.read_exact_at(data, from)?;
     let skip = match start {
         0 => Some(0),
         _ => data.iter().position(|&b| b == b'\n').map(|newline| newline + 1),
     };
     let Some(skip) = skip.filter(|&skip| skip < data.len()) else {
-        return Ok(Part { data: Vec::new(), base: end });
+        // No line begins here.
+        data.clear();
+        part.base = end;
+        return Ok(());
     };
+    // What lies beyond the range ends with the line that left it.
     let mut at = end;
-    let mut searched = data.len() - 1;
-    while !data[searched..].contains(&b'\n') && at < len {
-        searched = data.len();
-        let more = read_at(file, at, (BEYOND_LEN as u64).min(len - at))?;
-        at += more.len() as u64;
-        data.extend_from_slice(&more);
-        if data.len() as u64 > u64::from(u32::MAX) {
+    while !data.ends_with(b"\n") {
+        let known = data.len();
+        let more = (BEYOND_LEN as u64).min(len - at);
+        if more == 0 {
+            data.push(b'\n');
+            break;
+        }
+        data.resize(known + more as usize, 0);
+        file.read_exact_at(&mut data[known..], at)?;
+        at += more;
+        if let Some(newline) = data[known..].iter().position(|&b| b == b'\n') {
+            data.truncate(known + newline + 1);
+        }
+        if data.len() as u64 >= u64::from(u32::MAX) {
             return Err(io::Error::other("a line is longer than 4 GiB"));
         }
     }
-    // What lies beyond the range ends with the line that left it.
-    let tail = (end - from) as usize;
-    if data[tail - 1] != b'\n' {
-        match data[tail..].iter().position(|&b| b == b'\n') {
-            Some(newline) => data.truncate(tail + newline + 1),
-            None => data.push(b'\n'),
-        }
-    }
     data.drain(..skip);
-    Ok(Part { data, base: from + skip as u64 })
-}
-
-fn read_at(file: &File, offset: u64, len: u64) -> io::Result<Vec<u8>> {
-    let mut data = vec![0; len as usize];
-    file.read_exact_at(&mut data, offset)?;
-    Ok(data)
+    part.base = from + skip as u64;
+    Ok(())
 }
 
 fn failed(path: &SharedPath, offset: u64, error: &io::Error) -> String {
@@ -124,9 +133,9 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let shared = SharedPath::new(&path);
         let len = text.len() as u64;
-        let mut whole = Vec::new();
+        let (mut whole, mut part) = (Vec::new(), Part::default());
         for (start, end) in crate::plan::cut(len, Format::Lines, cut) {
-            let part = read(&shared, Format::Lines, len, (start, end)).unwrap();
+            read(&shared, Format::Lines, len, (start, end), &mut part).unwrap();
             assert!(part.data.is_empty() || part.data.ends_with(b"\n"));
             assert!(part.data.is_empty() || part.base == whole.len() as u64, "{text:?} {cut}");
             whole.extend_from_slice(&part.data);
@@ -155,7 +164,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("migrt-sort-short-{}", std::process::id()));
         std::fs::write(&path, [0; 100]).unwrap();
         let format = Format::Records { len: 100, key: 10 };
-        let error = read(&SharedPath::new(&path), format, 200, (0, 200)).unwrap_err();
+        let part = &mut Part::default();
+        let error = read(&SharedPath::new(&path), format, 200, (0, 200), part).unwrap_err();
         std::fs::remove_file(&path).unwrap();
         assert!(error.contains("became shorter") && error.contains("migrt-sort-short"), "{error}");
     }

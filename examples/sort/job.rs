@@ -3,8 +3,8 @@
 //! ```text
 //! make     records, if no file was named
 //! sample   splitters from random places of the input
-//! runs     parts of the input, sorted, to the file of runs
-//! merges   the pieces of each bucket, to the bucket's place in the output
+//! parts    parts of the input, in the order of the buckets, to the file of parts
+//! buckets  the pieces of each bucket, sorted, to the bucket's place in the output
 //! check    both files again: order, and the same items
 //! sync, rename
 //! ```
@@ -25,16 +25,17 @@ use crate::interrupt;
 use crate::mover::{Mover, Moves};
 use crate::output::{TempFile, TempFolder, temp_name};
 use crate::path::SharedPath;
-use crate::plan::{Plan, cut};
+use crate::plan::{Plan, cut, group};
 use crate::progress::Progress;
 use crate::report::{NodeReport, Report};
 use crate::splitters;
 use crate::tasks::{
-    CheckJob, MakeJob, MergeJob, RunJob, Source, check_part, make_records, merge_bucket, sort_run,
+    Bucket, CheckJob, MakeJob, PartJob, SortJob, Source, check_parts, make_records, partition,
+    sort_buckets,
 };
 
-/// Bytes that a task makes or checks.
-const PART_LEN: u64 = 2 << 20;
+/// Bytes that a task makes, or checks at a time.
+const PART_LEN: u64 = 1 << 20;
 
 /// The files that the user named, looked at before anything is started.
 #[derive(Debug)]
@@ -83,17 +84,17 @@ pub fn sort(args: &Args, named: Named) -> Result<(Report, Option<PathBuf>), Stri
         }
     };
     let work = Work { args, format: named.format, input, crew: &crew };
-    let runs = TempFile::create(temp_name(&output, "runs"), work.input.sorted_len)?;
-    let part = TempFile::create(temp_name(&output, "part"), work.input.sorted_len)?;
-    let mut report = work.sort(&runs, &part, &mut progress)?;
-    drop(runs);
-    work.check(&part, &mut report, &mut progress)?;
+    let parts = TempFile::create(temp_name(&output, "parts"), work.input.sorted_len)?;
+    let whole = TempFile::create(temp_name(&output, "whole"), work.input.sorted_len)?;
+    let mut report = work.sort(&parts, &whole, &mut progress)?;
+    drop(parts);
+    work.check(&whole, &mut report, &mut progress)?;
     let begin = Instant::now();
     progress.begin("sync");
-    sync(&part)?;
+    sync(&whole)?;
     report.sync_time = begin.elapsed();
     interrupt::check()?;
-    part.rename(&output)?;
+    whole.rename(&output)?;
     Ok((report, folder.filter(|_| args.keep).map(|folder| folder.path().to_owned())))
 }
 
@@ -108,7 +109,7 @@ fn make(
     let len = args.size / record * record;
     let mut progress = Progress::new(len, 5, !args.plain);
     progress.begin("make");
-    let temp = TempFile::create(temp_name(&path, "part"), len)?;
+    let temp = TempFile::create(temp_name(&path, "whole"), len)?;
     let file = Source { path: temp.shared(), len, format };
     let jobs = cut(len, format, PART_LEN)
         .into_iter()
@@ -130,94 +131,87 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Sorts into `part`.
+    /// Sorts into `whole`.
     fn sort(
         &self,
-        runs: &TempFile,
-        part: &TempFile,
+        parts: &TempFile,
+        whole: &TempFile,
         progress: &mut Progress,
     ) -> Result<Report, String> {
-        let Work { args, .. } = *self;
         let before = migrt::cluster_metrics();
         let begin = Instant::now();
-        let limit = if before.len() > 1 { args.moves.unwrap_or(u64::MAX) } else { 0 };
-        let mover = Mover::start(args.move_every, limit, args.seed);
+        let limit = if before.len() > 1 { self.args.moves.unwrap_or(u64::MAX) } else { 0 };
+        let mover = Mover::start(self.args.move_every, limit, self.args.seed);
         let list = (limit > 0).then(|| mover.list());
 
-        progress.begin("runs");
-        let jobs = self.run_jobs(runs, before.len() * args.worker_count())?;
-        let run_count = jobs.len() as u64;
-        let sorted = self.crew.run(
-            jobs,
-            progress,
-            list.as_ref(),
-            |job| job.range.1 - job.range.0,
-            |node, job| migrt::spawn_on(node, sort_run(job)),
-        )?;
-        progress.begin("merges");
-        let cuts: Vec<_> = sorted.iter().map(|done| &done.value[..]).collect();
-        let jobs = self.merge_jobs(&cuts, runs, part);
-        let merge_count = jobs.len() as u64;
-        let merged = self.crew.run(
-            jobs,
-            progress,
-            list.as_ref(),
-            |job| job.pieces.iter().map(|(start, end)| end - start).sum(),
-            |node, job| migrt::spawn_on(node, merge_bucket(job)),
-        )?;
+        progress.begin("parts");
+        let jobs = self.part_jobs(parts, before.len() * self.args.worker_count())?;
+        let (cuts, seen): (Vec<_>, Vec<_>) = self
+            .crew
+            .run(jobs, progress, list.as_ref(), part_len, |node, job| {
+                migrt::spawn_on(node, partition(job))
+            })?
+            .into_iter()
+            .unzip();
+        progress.begin("buckets");
+        let jobs = self.sort_jobs(&cuts.concat(), parts, whole);
+        let seen_later = self.crew.run(jobs, progress, list.as_ref(), sort_len, |node, job| {
+            migrt::spawn_on(node, sort_buckets(job))
+        })?;
         let time = begin.elapsed();
         let (moves, refusal) = mover.stop();
-        if let (Some(why), true) = (refusal, moves.refused > 0) {
+        if let Some(why) = refusal {
             eprintln!("sort: {} moves were refused, the first because: {why}", moves.refused);
         }
-        let moved_in_sort = sorted.iter().filter(|done| done.moved).count()
-            + merged.iter().filter(|done| done.moved).count();
-        Ok(self.report(&before, time, moves, moved_in_sort as u64, run_count + merge_count))
+        let moves_seen = seen.iter().chain(&seen_later).sum();
+        Ok(self.report(&before, time, moves, moves_seen))
     }
 
-    fn run_jobs(&self, runs: &TempFile, worker_count: usize) -> Result<Vec<RunJob>, String> {
+    fn part_jobs(&self, parts: &TempFile, worker_count: usize) -> Result<Vec<PartJob>, String> {
         let Input { path, len, .. } = &self.input;
-        let plan = Plan::new(*len, self.format, worker_count, self.args.run_size);
+        let plan = Plan::new(*len, self.format, worker_count, self.args.bucket_size);
         let splitters = File::open(path)
             .and_then(|file| {
                 splitters::choose(&file, self.format, *len, plan.bucket_count, self.args.seed)
             })
             .map_err(|error| format!("the input {} cannot be read: {error}", path.display()))?;
         let input = Source { path: SharedPath::new(path), len: *len, format: self.format };
-        let job = |range| RunJob {
+        let job = |ranges| PartJob {
             input: input.clone(),
-            range,
-            runs: runs.shared(),
+            parts: ranges,
+            parts_file: parts.shared(),
             splitters: splitters.clone(),
         };
-        Ok(plan.ranges.into_iter().map(job).collect())
+        Ok(group(plan.parts, self.crew.lane_count()).into_iter().map(job).collect())
     }
 
-    /// One for each bucket that is not empty.
-    fn merge_jobs(&self, cuts: &[&[u64]], runs: &TempFile, part: &TempFile) -> Vec<MergeJob> {
+    /// `cuts` says of each part where the buckets' pieces lie.
+    fn sort_jobs(&self, cuts: &[Vec<u64>], parts: &TempFile, whole: &TempFile) -> Vec<SortJob> {
         let bucket_count = cuts.first().map_or(0, |cuts| cuts.len() - 1);
         let mut at = 0;
-        let mut jobs = Vec::with_capacity(bucket_count);
+        let mut buckets = Vec::with_capacity(bucket_count);
         for bucket in 0..bucket_count {
-            let pieces: Vec<_> = cuts
-                .iter()
-                .map(|cuts| (cuts[bucket], cuts[bucket + 1]))
-                .filter(|(start, end)| start < end)
-                .collect();
+            let pieces = cuts.iter().map(|cuts| (cuts[bucket], cuts[bucket + 1]));
+            let pieces: Vec<_> = pieces.filter(|(start, end)| start < end).collect();
             let len: u64 = pieces.iter().map(|(start, end)| end - start).sum();
             if len > 0 {
-                let (runs, output) = (runs.shared(), part.shared());
-                jobs.push(MergeJob { format: self.format, runs, pieces, output, at });
+                buckets.push(Bucket { pieces, at });
             }
             at += len;
         }
-        jobs
+        let job = |buckets| SortJob {
+            format: self.format,
+            parts_file: parts.shared(),
+            buckets,
+            output: whole.shared(),
+        };
+        group(buckets, self.crew.lane_count()).into_iter().map(job).collect()
     }
 
     /// Reads the input and the output again and compares them.
     fn check(
         &self,
-        part: &TempFile,
+        whole: &TempFile,
         report: &mut Report,
         progress: &mut Progress,
     ) -> Result<(), String> {
@@ -225,17 +219,16 @@ impl Work<'_> {
         let begin = Instant::now();
         let mut parts_of = |path: SharedPath, len: u64| {
             let file = Source { path, len, format: self.format };
-            let jobs = cut(len, self.format, PART_LEN)
-                .into_iter()
-                .map(|range| CheckJob { file: file.clone(), range })
-                .collect();
-            let done = self.crew.run(jobs, progress, None, |job| job.range.1 - job.range.0, |node, job| {
-                migrt::spawn_on(node, check_part(job))
+            let job = |parts| CheckJob { file: file.clone(), parts };
+            let parts = cut(len, self.format, PART_LEN);
+            let jobs = group(parts, self.crew.lane_count()).into_iter().map(job).collect();
+            let checked = self.crew.run(jobs, progress, None, check_len, |node, job| {
+                migrt::spawn_on(node, check_parts(job))
             })?;
-            Ok::<_, String>(done.into_iter().map(|done| done.value).collect::<Vec<_>>())
+            Ok::<_, String>(checked.concat())
         };
         let of_input = parts_of(SharedPath::new(&self.input.path), self.input.len)?;
-        let of_output = parts_of(part.shared(), self.input.sorted_len)?;
+        let of_output = parts_of(whole.shared(), self.input.sorted_len)?;
         let mut expected = Digest::default();
         of_input.iter().for_each(|part| expected.join(&part.digest));
         check::conclude(&of_output, &expected).map_err(|wrong| {
@@ -256,8 +249,7 @@ impl Work<'_> {
         before: &[(NodeId, migrt::Metrics)],
         time: Duration,
         moves: Moves,
-        moved_in_sort: u64,
-        task_count: u64,
+        moves_seen: u64,
     ) -> Report {
         let after = migrt::cluster_metrics();
         let nodes = after.iter().map(|(node, now)| {
@@ -269,7 +261,7 @@ impl Work<'_> {
                 cpu: Duration::from_micros(now.cpu_us.saturating_sub(cpu_us)),
             }
         });
-        let sum = |metrics: &[(NodeId, migrt::Metrics)]| -> u64 {
+        let shipped = |metrics: &[(NodeId, migrt::Metrics)]| -> u64 {
             metrics.iter().map(|(_, metrics)| metrics.bytes_shipped).sum()
         };
         Report {
@@ -281,12 +273,27 @@ impl Work<'_> {
             check_time: Duration::ZERO,
             nodes: nodes.collect(),
             moves,
-            moved_in_sort,
-            task_count,
-            bytes_shipped: sum(&after).saturating_sub(sum(before)),
+            moves_seen,
+            bytes_shipped: shipped(&after).saturating_sub(shipped(before)),
             pauses_us: after.iter().flat_map(|(_, metrics)| metrics.pauses_us.clone()).collect(),
         }
     }
+}
+
+fn sum(ranges: &[(u64, u64)]) -> u64 {
+    ranges.iter().map(|(start, end)| end - start).sum()
+}
+
+fn part_len(job: &PartJob) -> u64 {
+    sum(&job.parts)
+}
+
+fn sort_len(job: &SortJob) -> u64 {
+    job.buckets.iter().map(|bucket| sum(&bucket.pieces)).sum()
+}
+
+fn check_len(job: &CheckJob) -> u64 {
+    sum(&job.parts)
 }
 
 /// Waits until the file is on the disk: on a thread of its own, for a worker must not stand still.

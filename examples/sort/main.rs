@@ -10,6 +10,7 @@ mod crew;
 mod mover;
 mod tasks;
 
+mod bucket;
 mod check;
 mod digest;
 mod files;
@@ -17,14 +18,12 @@ mod format;
 mod input;
 #[expect(unsafe_code, reason = "std has no way to catch a signal")]
 mod interrupt;
-mod merge;
 mod output;
 mod path;
 mod plan;
 mod progress;
 mod records;
 mod report;
-mod run;
 mod splitters;
 #[cfg(test)]
 mod whole;

@@ -19,6 +19,7 @@ const MOVES_AT_ONCE: u32 = 4;
 trait Movable: Send {
     /// Where it runs; `None` if it does not: not yet, or no more.
     fn runs_on(&self) -> Option<NodeId>;
+    fn has_ended(&self) -> bool;
     fn migrate(&self, target: NodeId) -> migrt::Result<()>;
 }
 
@@ -27,6 +28,10 @@ impl<R> Movable for JoinHandle<R> {
         let info = self.info().ok()?;
         (info.state == TaskState::Running || info.state == TaskState::Suspended)
             .then_some(info.node)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.info().is_ok_and(|info| info.state == TaskState::Ended) || self.info().is_err()
     }
 
     fn migrate(&self, target: NodeId) -> migrt::Result<()> {
@@ -194,7 +199,7 @@ impl Shared {
         self.asked.fetch_add(1, Ordering::Relaxed);
         match candidate.task.migrate(target) {
             Ok(()) => self.done.fetch_add(1, Ordering::Relaxed),
-            Err(_) if candidate.ended.load(Ordering::Relaxed) => {
+            Err(_) if candidate.task.has_ended() => {
                 self.late.fetch_add(1, Ordering::Relaxed)
             }
             Err(why) => {

@@ -1,8 +1,8 @@
 //! Files that are being written: each under a temporary name, removed unless it became whole.
 //!
 //! ```text
-//! .G.PID.runs   sorted runs         removed at the end
-//! .G.PID.part   the output so far   synced, checked, renamed to G; removed if that never comes
+//! .G.PID.parts   the partitioned input   removed at the end
+//! .G.PID.whole   the output so far       checked, synced, renamed to G; removed if that never comes
 //! ```
 //!
 //! Both are given their full length at the start, so a full disk is noticed before any work is
@@ -142,7 +142,7 @@ pub fn temp_name(output: &Path, kind: &str) -> PathBuf {
     output.with_file_name(name)
 }
 
-/// Writes one part of a file, in batches; the file is open only while a batch is written.
+/// Writes stretches of a file, in batches; the file is open only while a batch is written.
 #[derive(Debug)]
 pub struct PartWriter {
     path: SharedPath,
@@ -151,9 +151,19 @@ pub struct PartWriter {
 }
 
 impl PartWriter {
-    /// Begins at an offset.
-    pub fn new(path: SharedPath, at: u64) -> PartWriter {
-        PartWriter { path, at, batch: Vec::with_capacity(BATCH_LEN) }
+    /// Begins at the front.
+    pub fn new(path: SharedPath) -> PartWriter {
+        PartWriter { path, at: 0, batch: Vec::with_capacity(BATCH_LEN) }
+    }
+
+    /// Writes what is left and goes on at an offset.
+    ///
+    /// # Errors
+    /// As for [`PartWriter::put`].
+    pub fn seek(&mut self, at: u64) -> Result<(), String> {
+        self.flush()?;
+        self.at = at;
+        Ok(())
     }
 
     /// Appends; tells whether a batch was written.
@@ -170,16 +180,11 @@ impl PartWriter {
         Ok(full)
     }
 
-    /// Writes what is left and gives the offset behind it.
+    /// Writes what is left.
     ///
     /// # Errors
     /// As for [`PartWriter::put`].
-    pub fn finish(mut self) -> Result<u64, String> {
-        self.flush()?;
-        Ok(self.at)
-    }
-
-    fn flush(&mut self) -> Result<(), String> {
+    pub fn flush(&mut self) -> Result<(), String> {
         if self.batch.is_empty() {
             return Ok(());
         }
@@ -229,19 +234,18 @@ mod tests {
         let output = folder.path().join("out");
         fs::write(&output, "old").unwrap();
         let temp = TempFile::create(temp_name(&output, "part"), 6).unwrap();
-        let mut second = PartWriter::new(temp.shared(), 3);
-        second.put(b"def").unwrap();
-        assert_eq!(second.finish(), Ok(6));
+        PartWriter::new(temp.shared()).put(b"lost").unwrap();
         drop(temp);
         assert_eq!(fs::read(&output).unwrap(), b"old", "not renamed: as it was");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing left behind");
 
         let temp = TempFile::create(temp_name(&output, "part"), 6).unwrap();
+        let mut writer = PartWriter::new(temp.shared());
         for (at, bytes) in [(3, b"def"), (0, b"abc")] {
-            let mut part = PartWriter::new(temp.shared(), at);
-            part.put(bytes).unwrap();
-            part.finish().unwrap();
+            writer.seek(at).unwrap();
+            writer.put(bytes).unwrap();
         }
+        writer.flush().unwrap();
         temp.rename(&output).unwrap();
         assert_eq!(fs::read(&output).unwrap(), b"abcdef");
         let path = folder.path().to_owned();

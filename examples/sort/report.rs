@@ -36,10 +36,8 @@ pub struct Report {
     pub nodes: Vec<NodeReport>,
     /// What became of the moves that were asked for.
     pub moves: Moves,
-    /// Tasks that were on another node at the end of their sort or merge than at its begin.
-    pub moved_in_sort: u64,
-    /// Tasks that sorted or merged.
-    pub task_count: u64,
+    /// Moves that the tasks noticed themselves, between two looks in the middle of their work.
+    pub moves_seen: u64,
     /// Bytes that moves sent.
     pub bytes_shipped: u64,
     /// Microseconds from suspension until running again, of each move; any order.
@@ -101,11 +99,7 @@ impl Report {
              sent",
             size(self.bytes_shipped)
         )?;
-        writeln!(
-            out,
-            "         {} of {} tasks were moved in the middle of their sort or merge",
-            self.moved_in_sort, self.task_count
-        )?;
+        writeln!(out, "         {} of them seen by the tasks in mid-sort", self.moves_seen)?;
         if let Some(pauses) = self.pauses() {
             let [median, p99, max] =
                 pauses.map(|us| time(Duration::from_micros(u64::from(us))));
@@ -141,7 +135,7 @@ impl Report {
         line("moves_asked", self.moves.asked.to_string(), "moves");
         line("moves", self.moves.done.to_string(), "moves");
         line("moves_refused", self.moves.refused.to_string(), "moves");
-        line("moved_in_sort", self.moved_in_sort.to_string(), "tasks");
+        line("moves_seen", self.moves_seen.to_string(), "moves");
         line("bytes_shipped", self.bytes_shipped.to_string(), "B");
         if let Some([median, p99, max]) = self.pauses() {
             line("pause_us_median", median.to_string(), "us");
@@ -199,8 +193,7 @@ mod tests {
                 .map(|node| NodeReport { node, tasks: 128, cpu: Duration::from_millis(600) })
                 .collect(),
             moves: Moves { asked: 120, done: 110, late: 8, refused: 2 },
-            moved_in_sort: 71,
-            task_count: 256,
+            moves_seen: 71,
             bytes_shipped: 300 << 20,
             pauses_us: (1..=1000).rev().collect(),
         }

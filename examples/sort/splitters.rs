@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::format::{Format, Item};
 use crate::records::Random;
 
-/// Samples for each bucket: the largest bucket stays within about one and a half of the mean.
-const SAMPLES_PER_BUCKET: usize = 32;
+/// Samples for each bucket: the largest bucket stays within about twice the mean.
+const SAMPLES_PER_BUCKET: usize = 16;
 /// Bytes of a sampled line that are read; a longer line counts by this much.
 const LINE_LEN_MAX: usize = 4096;
 
@@ -32,11 +32,15 @@ impl Splitter {
         Splitter { key, offset }
     }
 
+    /// The first eight bytes of the key, as of an item.
+    pub fn prefix(&self) -> u64 {
+        crate::format::prefix(&self.key)
+    }
+
     /// Whether an item, whose buffer begins at `base` in the input, comes before this place.
     #[inline]
     pub fn is_after(&self, format: Format, data: &[u8], base: u64, item: &Item) -> bool {
-        let splitter = crate::format::prefix(&self.key);
-        let order = item.prefix().cmp(&splitter).then_with(|| {
+        let order = item.prefix().cmp(&self.prefix()).then_with(|| {
             let key = format.key(item.bytes(data));
             key.cmp(&self.key).then_with(|| (base + item.start() as u64).cmp(&self.offset))
         });

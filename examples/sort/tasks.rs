@@ -4,18 +4,17 @@
 //! All that a task works on lies in its own heap, so it moves along. Files are open only between
 //! two such places. `safepoint` is one load and one branch; `yield_now` also lets others run.
 
-use std::collections::BTreeSet;
-
-use migrt::{here, migratable, safepoint, yield_now};
+use migrt::{NodeId, here, migratable, safepoint, yield_now};
 use serde::{Deserialize, Serialize};
 
+use crate::bucket::{self, Sieve};
 use crate::check::{self, Checked};
 use crate::format::Format;
-use crate::merge::Merge;
+use crate::input::{self, Part};
 use crate::output::PartWriter;
 use crate::path::SharedPath;
+use crate::records;
 use crate::splitters::Splitter;
-use crate::{input, records, run};
 
 /// A file and its length.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,61 +38,78 @@ pub struct MakeJob {
     pub seed: u64,
 }
 
-/// A run to sort.
+/// Parts of the input to partition.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RunJob {
+pub struct PartJob {
     /// The input.
     pub input: Source,
-    /// Bytes of it to sort.
-    pub range: (u64, u64),
-    /// The file of runs.
-    pub runs: SharedPath,
+    /// Ranges of it.
+    pub parts: Vec<(u64, u64)>,
+    /// Where the partitioned parts go.
+    pub parts_file: SharedPath,
     /// Where buckets end.
     pub splitters: Vec<Splitter>,
 }
 
-/// A bucket to merge.
+/// Where a bucket comes from and where it goes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct MergeJob {
-    /// What it is made of.
-    pub format: Format,
-    /// The file of runs.
-    pub runs: SharedPath,
-    /// The bucket's piece of each run.
+pub struct Bucket {
+    /// Its piece of each part.
     pub pieces: Vec<(u64, u64)>,
-    /// The output so far.
-    pub output: SharedPath,
-    /// Where the bucket goes.
+    /// Its place in the output.
     pub at: u64,
 }
 
-/// A part of a file to look at.
+/// Buckets to sort.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SortJob {
+    /// What they are made of.
+    pub format: Format,
+    /// The partitioned parts.
+    pub parts_file: SharedPath,
+    /// One after the other.
+    pub buckets: Vec<Bucket>,
+    /// The output so far.
+    pub output: SharedPath,
+}
+
+/// Parts of a file to look at.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CheckJob {
     /// The file.
     pub file: Source,
-    /// Bytes of it.
-    pub range: (u64, u64),
+    /// Ranges of it.
+    pub parts: Vec<(u64, u64)>,
 }
 
-/// What a task has to say at its end.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Done<T> {
-    /// What it was asked for.
-    pub value: T,
-    /// Whether it was on another node at the end of its sort or merge than at its begin: it was
-    /// moved with the frames of the sort on its stack.
-    pub moved: bool,
+/// Counts the moves of the calling task that it can see: it is elsewhere than when it last looked.
+#[derive(Debug)]
+struct Travel {
+    last: NodeId,
+    moves: u64,
+}
+
+impl Travel {
+    fn begin() -> Travel {
+        Travel { last: here(), moves: 0 }
+    }
+
+    fn look(&mut self) {
+        let now = here();
+        self.moves += u64::from(now != self.last);
+        self.last = now;
+    }
 }
 
 /// Fills a part of a file with records.
 #[migratable]
-pub fn make_records(job: MakeJob) -> Result<Done<()>, String> {
+pub fn make_records(job: MakeJob) -> Result<(), String> {
     let Format::Records { len, key } = job.file.format else {
         return Err("only records are made".into());
     };
     let record = u64::from(len);
-    let mut writer = PartWriter::new(job.file.path, job.range.0);
+    let mut writer = PartWriter::new(job.file.path);
+    writer.seek(job.range.0)?;
     let mut data = Vec::with_capacity(len as usize);
     for number in job.range.0 / record..job.range.1 / record {
         data.clear();
@@ -102,59 +118,75 @@ pub fn make_records(job: MakeJob) -> Result<Done<()>, String> {
             yield_now();
         }
     }
-    writer.finish()?;
-    Ok(Done { value: (), moved: false })
+    writer.flush()
 }
 
-/// Reads a part of the input, sorts it, and writes it to the file of runs; gives the borders of the
-/// buckets in it.
+/// Reads parts of the input and writes each back in the order of the buckets; gives the borders of
+/// the buckets' pieces, and how often it saw itself on another node.
 #[migratable]
-pub fn sort_run(job: RunJob) -> Result<Done<Vec<u64>>, String> {
+pub fn partition(job: PartJob) -> Result<(Vec<Vec<u64>>, u64), String> {
     let format = job.input.format;
-    let part = input::read(&job.input.path, format, job.input.len, job.range)?;
-    yield_now();
-    let mut items = run::items(format, &part, safepoint);
-    yield_now();
-    let begin = here();
-    run::sort(format, &part, &mut items, safepoint);
-    let moved = here() != begin;
-    yield_now();
-    let mut writer = PartWriter::new(job.runs, part.base);
-    let cuts = run::write(format, &part, &items, &job.splitters, |bytes| {
-        if writer.put(bytes)? {
-            yield_now();
-        }
-        safepoint();
-        Ok(())
-    })?;
-    writer.finish()?;
-    Ok(Done { value: cuts, moved })
-}
-
-/// Merges the pieces of one bucket and writes it to its place in the output.
-#[migratable]
-pub fn merge_bucket(job: MergeJob) -> Result<Done<()>, String> {
-    let (data, borders) = input::read_pieces(&job.runs, &job.pieces)?;
-    yield_now();
-    let mut nodes = BTreeSet::new();
-    nodes.insert(here());
-    let mut merge = Merge::new(job.format, &data, &borders);
-    let mut writer = PartWriter::new(job.output, job.at);
-    while let Some(bytes) = merge.next() {
-        if writer.put(bytes)? {
-            nodes.insert(here());
-            yield_now();
+    let mut sieve = Sieve::new(format, job.splitters);
+    let mut writer = PartWriter::new(job.parts_file);
+    let mut part = Part::default();
+    let (mut items, mut sieved) = (Vec::new(), Vec::new());
+    let mut cuts = Vec::with_capacity(job.parts.len());
+    let mut travel = Travel::begin();
+    for range in job.parts {
+        input::read(&job.input.path, format, job.input.len, range, &mut part)?;
+        yield_now();
+        travel.look();
+        bucket::items(format, &part.data, &mut items, safepoint);
+        let lens = sieve.sieve(&part.data, part.base, &items, &mut sieved, safepoint);
+        cuts.push(bucket::cuts(part.base, &lens));
+        writer.seek(part.base)?;
+        for item in &sieved {
+            if writer.put(&part.data[item.range(format)])? {
+                yield_now();
+                travel.look();
+            }
         }
     }
-    nodes.insert(here());
-    writer.finish()?;
-    Ok(Done { value: (), moved: nodes.len() > 1 })
+    writer.flush()?;
+    Ok((cuts, travel.moves))
 }
 
-/// Looks at the order and the content of a part of a file.
+/// Gathers the pieces of buckets, sorts them, and writes them to their places in the output; gives
+/// how often it saw itself on another node.
 #[migratable]
-pub fn check_part(job: CheckJob) -> Result<Done<Checked>, String> {
-    let part = input::read(&job.file.path, job.file.format, job.file.len, job.range)?;
-    yield_now();
-    Ok(Done { value: check::check(job.file.format, &part, safepoint), moved: false })
+pub fn sort_buckets(job: SortJob) -> Result<u64, String> {
+    let format = job.format;
+    let mut writer = PartWriter::new(job.output);
+    let (mut data, mut items) = (Vec::new(), Vec::new());
+    let mut travel = Travel::begin();
+    for bucket in job.buckets {
+        input::read_pieces(&job.parts_file, &bucket.pieces, &mut data)?;
+        yield_now();
+        travel.look();
+        bucket::items(format, &data, &mut items, safepoint);
+        bucket::sort(format, &data, &mut items, safepoint);
+        travel.look();
+        writer.seek(bucket.at)?;
+        for item in &items {
+            if writer.put(&data[item.range(format)])? {
+                yield_now();
+                travel.look();
+            }
+        }
+    }
+    writer.flush()?;
+    Ok(travel.moves)
+}
+
+/// Looks at the order and the content of parts of a file.
+#[migratable]
+pub fn check_parts(job: CheckJob) -> Result<Vec<Checked>, String> {
+    let mut part = Part::default();
+    let mut checked = Vec::with_capacity(job.parts.len());
+    for range in job.parts {
+        input::read(&job.file.path, job.file.format, job.file.len, range, &mut part)?;
+        yield_now();
+        checked.push(check::check(job.file.format, &part, safepoint));
+    }
+    Ok(checked)
 }

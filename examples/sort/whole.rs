@@ -3,57 +3,64 @@
 use std::fs::{self, File};
 use std::process::Command;
 
+use crate::bucket::{self, Sieve};
+use crate::check::{self, Checked};
 use crate::digest::Digest;
 use crate::format::Format;
-use crate::merge::Merge;
+use crate::input::{self, Part};
 use crate::output::{PartWriter, TempFolder};
 use crate::path::SharedPath;
 use crate::plan::{Plan, cut};
-use crate::{check, files, input, records, run, splitters};
+use crate::{files, records, splitters};
 
 /// Sorts a file, checks it with the program's own check, and gives the sorted bytes.
-fn sort(name: &str, content: &[u8], format: Format, run_len: u64) -> Vec<u8> {
+fn sort(name: &str, content: &[u8], format: Format, bucket_len: u64) -> Vec<u8> {
     let folder = TempFolder::create_named(name).unwrap();
     let path = |name: &str| folder.path().join(name);
-    fs::write(path("in"), content).unwrap();
-    fs::write(path("runs"), b"").unwrap();
-    fs::write(path("out"), b"").unwrap();
+    for (name, content) in [("in", content), ("parts", b""), ("out", b"")] {
+        fs::write(path(name), content).unwrap();
+    }
     let whole = files::inspect_input(&path("in"), format).unwrap();
-    let plan = Plan::new(whole.len, format, 1, Some(run_len));
+    let plan = Plan::new(whole.len, format, 1, Some(bucket_len));
     let file = File::open(path("in")).unwrap();
-    let places = splitters::choose(&file, format, whole.len, plan.bucket_count, 1).unwrap();
+    let splitters = splitters::choose(&file, format, whole.len, plan.bucket_count, 1).unwrap();
     let shared = |name: &str| SharedPath::new(&path(name));
-    let mut digest = Digest::default();
-    let mut runs = Vec::new();
-    for &range in &plan.ranges {
-        let part = input::read(&shared("in"), format, whole.len, range).unwrap();
-        digest.join(&check::check(format, &part, || ()).digest);
-        let mut items = run::items(format, &part, || ());
-        run::sort(format, &part, &mut items, || ());
-        let mut writer = PartWriter::new(shared("runs"), part.base);
-        let put = |bytes: &[u8]| writer.put(bytes).map(drop);
-        runs.push(run::write(format, &part, &items, &places, put).unwrap());
-        writer.finish().unwrap();
+    let (mut part, mut items, mut sieved) = (Part::default(), Vec::new(), Vec::new());
+    let mut sieve = Sieve::new(format, splitters.clone());
+    let mut writer = PartWriter::new(shared("parts"));
+    let mut cuts = Vec::new();
+    for &range in &plan.parts {
+        input::read(&shared("in"), format, whole.len, range, &mut part).unwrap();
+        bucket::items(format, &part.data, &mut items, || ());
+        let lens = sieve.sieve(&part.data, part.base, &items, &mut sieved, || ());
+        cuts.push(bucket::cuts(part.base, &lens));
+        writer.seek(part.base).unwrap();
+        sieved.iter().for_each(|i| drop(writer.put(&part.data[i.range(format)]).unwrap()));
     }
-    let mut at = 0;
-    for bucket in 0..=places.len() {
-        let pieces: Vec<_> = runs.iter().map(|cuts| (cuts[bucket], cuts[bucket + 1])).collect();
-        let (data, borders) = input::read_pieces(&shared("runs"), &pieces).unwrap();
-        let mut writer = PartWriter::new(shared("out"), at);
-        let mut merge = Merge::new(format, &data, &borders);
-        while let Some(bytes) = merge.next() {
-            writer.put(bytes).unwrap();
-        }
-        at = writer.finish().unwrap();
+    writer.flush().unwrap();
+    let mut writer = PartWriter::new(shared("out"));
+    let mut data = Vec::new();
+    for bucket in 0..=splitters.len() {
+        let pieces: Vec<_> = cuts.iter().map(|cuts| (cuts[bucket], cuts[bucket + 1])).collect();
+        input::read_pieces(&shared("parts"), &pieces, &mut data).unwrap();
+        bucket::items(format, &data, &mut items, || ());
+        bucket::sort(format, &data, &mut items, || ());
+        items.iter().for_each(|i| drop(writer.put(&data[i.range(format)]).unwrap()));
     }
-    assert_eq!(at, whole.sorted_len);
-    let parts: Vec<_> = cut(at, format, 1000)
-        .into_iter()
-        .map(|range| input::read(&shared("out"), format, at, range).unwrap())
-        .map(|part| check::check(format, &part, || ()))
-        .collect();
-    check::conclude(&parts, &digest).unwrap();
-    fs::read(path("out")).unwrap()
+    writer.flush().unwrap();
+    let sorted = fs::read(path("out")).unwrap();
+    assert_eq!(sorted.len() as u64, whole.sorted_len);
+    let mut check = |name: &str, len: u64| -> Vec<Checked> {
+        let parts = cut(len, format, 1000).into_iter().map(|range| {
+            input::read(&shared(name), format, len, range, &mut part).unwrap();
+            check::check(format, &part, || ())
+        });
+        parts.collect()
+    };
+    let mut expected = Digest::default();
+    check("in", whole.len).iter().for_each(|part| expected.join(&part.digest));
+    check::conclude(&check("out", whole.sorted_len), &expected).unwrap();
+    sorted
 }
 
 /// What `LC_ALL=C sort` makes of it.
@@ -68,11 +75,11 @@ fn coreutils(name: &str, content: &[u8]) -> Vec<u8> {
 
 fn check_lines(content: &[u8]) {
     let expected = coreutils("expected", content);
-    for run_len in [1, 7, 100, 1 << 20] {
-        if content.len() as u64 / run_len > 300 {
+    for bucket_len in [1, 7, 100, 1 << 20] {
+        if content.len() as u64 / bucket_len > 300 {
             continue;
         }
-        let found = sort("lines", content, Format::Lines, run_len);
+        let found = sort("lines", content, Format::Lines, bucket_len);
         assert!(found == expected, "{:?}", String::from_utf8_lossy(content));
     }
 }
@@ -102,8 +109,8 @@ fn check_records(name: &str, content: &[u8], len: usize, key: usize) {
     expected.sort_by_key(|record| &record[..key]);
     let expected = expected.concat();
     let format = Format::Records { len: len as u32, key: key as u32 };
-    for run_len in [1000, 30_000, 1 << 20] {
-        assert!(sort(name, content, format, run_len) == expected, "{name}, runs of {run_len}");
+    for bucket_len in [1000, 30_000, 1 << 20] {
+        assert!(sort(name, content, format, bucket_len) == expected, "{name}, buckets of {bucket_len}");
     }
 }
 
@@ -130,12 +137,13 @@ fn one_key_alone_falls_into_even_buckets() {
     let path = folder.path().join("in");
     fs::write(&path, b"same line\n".repeat(10_000)).unwrap();
     let file = File::open(&path).unwrap();
-    let places = splitters::choose(&file, Format::Lines, 100_000, 10, 1).unwrap();
-    assert_eq!(places.len(), 9);
-    let part = input::read(&SharedPath::new(&path), Format::Lines, 100_000, (0, 100_000)).unwrap();
-    let mut items = run::items(Format::Lines, &part, || ());
-    run::sort(Format::Lines, &part, &mut items, || ());
-    let cuts = run::write(Format::Lines, &part, &items, &places, |_| Ok(())).unwrap();
-    let longest = cuts.windows(2).map(|cut| cut[1] - cut[0]).max().unwrap();
-    assert!(longest < 20_000, "{cuts:?}");
+    let splitters = splitters::choose(&file, Format::Lines, 100_000, 10, 1).unwrap();
+    assert_eq!(splitters.len(), 9);
+    let data = fs::read(&path).unwrap();
+    let (mut items, mut sieved) = (Vec::new(), Vec::new());
+    bucket::items(Format::Lines, &data, &mut items, || ());
+    let lens =
+        Sieve::new(Format::Lines, splitters).sieve(&data, 0, &items, &mut sieved, || ());
+    assert_eq!(lens.iter().sum::<u32>(), 100_000);
+    assert!(lens.iter().all(|&len| len < 25_000), "{lens:?}");
 }

@@ -94,9 +94,11 @@ fn strike(name: &str) {
     }
     let pid = std::process::id();
     eprintln!("migrt: MIGRT_FAIL strikes at {name} in process {pid}");
-    let signal =
-        if plan.stop { rustix::process::Signal::STOP } else { rustix::process::Signal::KILL };
-    let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+    let signal = if plan.stop { libc::SIGSTOP } else { libc::SIGKILL };
+    // To this very thread: sent to the process, another thread might take it, and this one go on
+    // past the point for a moment.
+    // SAFETY: the signal ends or stops the process; nothing of it runs a handler.
+    unsafe { libc::raise(signal) };
 }
 
 #[cfg(test)]

@@ -31,8 +31,11 @@ mod sync;
 #[expect(unsafe_code, reason = "reads the time-stamp counter")]
 mod clock;
 mod config;
+#[expect(unsafe_code, reason = "sends this thread a signal")]
 mod fail;
 
+#[expect(unsafe_code, reason = "reads memory that the rest of the node uses")]
+mod census;
 mod entry;
 mod task;
 
@@ -43,6 +46,7 @@ mod fence;
 mod overflow;
 #[expect(unsafe_code, reason = "asks libc to fill its lazies")]
 mod warm;
+mod symbols;
 
 mod cluster;
 mod migrate;

@@ -107,6 +107,7 @@ where
         node.cluster.connect(&node.config, identity)?;
     }
     crate::warm::on_node_start();
+    crate::migrate::remains::start_collector().map_err(Error::from)?;
     if serves {
         serve(node);
     }

@@ -22,8 +22,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, kill_process, kill_process_group,
-    pidfd_open, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
 };
 
 use super::guard::Guard;
@@ -203,20 +202,11 @@ impl Nodes {
     }
 
     fn take_signal(&mut self, signal: Signal) {
-        if signal == Signal::TSTP {
-            self.pause();
-        } else if self.stop.is_some() {
+        if self.stop.is_some() {
             self.kill();
         } else {
             self.ask_to_stop(signal);
         }
-    }
-
-    /// Ctrl-Z: all stop, then we; when we go on, so do they.
-    fn pause(&self) {
-        self.tell(Signal::STOP);
-        let _ = kill_process(getpid(), Signal::STOP);
-        self.tell(Signal::CONT);
     }
 
     fn ask_to_stop(&mut self, signal: Signal) {

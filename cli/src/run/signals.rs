@@ -9,8 +9,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::process::Signal;
 
-/// The signals that ask this process to end, and the one that asks it to pause.
-const TAKEN: [Signal; 5] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::TSTP];
+/// The signals that ask this process to end. Ctrl-Z is not among them: it pauses the launcher alone,
+/// since a node that is paused for longer than its lease loses its tasks.
+const TAKEN: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
 
 /// The descriptor to read them from.
 #[derive(Debug)]

@@ -38,15 +38,8 @@ impl Plan {
         command.env_remove("MIGRT_JOIN");
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let launcher = std::process::id();
-        let tie = move || {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            // The launcher may have died before the kernel knew.
-            let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32);
-            if parent == launcher { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
-        };
-        // SAFETY: two system calls, which are all that may be done between fork and exec; no memory
-        // is asked for.
-        unsafe { command.pre_exec(tie) };
+        // SAFETY: `tie` does system calls only, which is all that may be done between fork and exec.
+        unsafe { command.pre_exec(move || tie(launcher)) };
         command.spawn().map_err(|error| {
             let advice = match error.raw_os_error() {
                 Some(libc::ENOEXEC) => {
@@ -65,4 +58,17 @@ impl Plan {
             )
         })
     }
+}
+
+/// The child's last steps before it becomes the program.
+fn tie(launcher: u32) -> io::Result<()> {
+    // A shell that starts a launcher in the background has these ignored, and it would be inherited.
+    for signal in [libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: sets no handler.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The launcher may have died before the kernel knew.
+    let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32);
+    if parent == launcher { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
 }

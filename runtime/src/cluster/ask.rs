@@ -8,7 +8,7 @@ use migrt_proto::{Core, Micros, NodeId, TaskId, Token, TryJoin};
 
 use super::{Cluster, Reply, Wait, cluster};
 use crate::task::current::{self, on_worker, wait_until};
-use crate::task::join::Waker;
+use crate::task::join::{Joining, Waker};
 
 /// A question under way: plain data that a task may carry along.
 pub(crate) type Question = Option<(Token, NodeId)>;
@@ -63,6 +63,39 @@ impl Cluster {
     }
 }
 
+/// What became of the short way to join.
+enum JoinHere {
+    /// The outcome; `None` if the home, this node, knows of no such task.
+    Done(Option<Outcome>),
+    /// The waker is woken when the task ends or leaves.
+    Waits,
+    /// The home must be asked and will answer.
+    Elsewhere,
+}
+
+impl Cluster {
+    /// Joins a task whose home is here and that is here itself, without a question to anybody.
+    ///
+    /// The race: the task may end or leave between any two of these steps. Its outcome is stored
+    /// before its join word is closed, and it is taken off the residents before that; so a word
+    /// that was still open tells of both, and a closed one says to look once more.
+    fn join_here(&self, task: TaskId, waker: &Waker) -> JoinHere {
+        loop {
+            match self.tell_only(|core| core.try_join(task)) {
+                TryJoin::Done(outcome) => return JoinHere::Done(Some(outcome)),
+                TryJoin::Unknown => return JoinHere::Done(None),
+                TryJoin::Elsewhere => return JoinHere::Elsewhere,
+                TryJoin::Pending => {}
+            }
+            match self.residents.with(task, |record| record.join.set_joiner(waker)) {
+                Some(Joining::Registered) => return JoinHere::Waits,
+                Some(Joining::Over) => {}
+                Some(Joining::Occupied) | None => return JoinHere::Elsewhere,
+            }
+        }
+    }
+}
+
 /// Waits for the outcome of `task` and takes it; `None` if it is not known (any more).
 pub(crate) fn join(task: TaskId) -> Option<Outcome> {
     let mut question: Question = None;
@@ -70,10 +103,10 @@ pub(crate) fn join(task: TaskId) -> Option<Outcome> {
         let cluster = cluster();
         if question.is_none_or(|(_, node)| node != cluster.me) {
             // The cheap way, if the home is here.
-            match cluster.tell(|core, _| core.try_join(task)) {
-                TryJoin::Done(outcome) => return Some(current::to_callers_heap(&Some(outcome))),
-                TryJoin::Unknown => return Some(None),
-                TryJoin::Pending | TryJoin::Elsewhere => {}
+            match cluster.join_here(task, waker) {
+                JoinHere::Done(outcome) => return Some(current::into_callers_heap(outcome)),
+                JoinHere::Waits => return None,
+                JoinHere::Elsewhere => {}
             }
         }
         match cluster.poll_reply(&mut question, waker, None, |core, now, token| {

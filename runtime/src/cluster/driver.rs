@@ -51,9 +51,11 @@ impl Cluster {
                 }
             }
             Action::ReleaseSource { task, epoch: _, to } => {
-                let record = self.residents.lock().unwrap().remove(&task);
+                let record = self.residents.remove(task);
                 if let Some(record) = record {
                     migrate::release(self, &record, to);
+                    // Whoever waits for its end here asks its home from now on.
+                    record.join.finish();
                 }
             }
             Action::DropCopy { task, epoch } => {
@@ -67,7 +69,7 @@ impl Cluster {
                 let arrival = arrival.expect("an installed copy waits for its commit");
                 fail::point("target.commit");
                 let record = arrival.thaw(epoch);
-                self.residents.lock().unwrap().insert(task, record.clone());
+                self.residents.insert(task, record.clone());
                 self.after_sending(move || {
                     door::push(record);
                     fail::point("target.thawed");
@@ -153,7 +155,7 @@ impl Cluster {
             return self.tell(|core, now| core.spawn_refused(now, task, Refusal::Other { why }));
         }
         let record = mobile::new_task(None, task, call);
-        self.residents.lock().unwrap().insert(task, record.clone());
+        self.residents.insert(task, record.clone());
         door::push(record);
     }
 

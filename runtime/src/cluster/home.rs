@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use migrt_proto::wire::{Outcome, Refusal};
-use migrt_proto::{EntryId, NodeId, TaskId};
+use migrt_proto::{Core, EntryId, NodeId, TaskId};
 
 use super::{Cluster, cluster};
 use crate::error::JoinError;
@@ -14,9 +14,9 @@ use crate::task::mobile::{self, Call, MobileBody};
 impl Cluster {
     /// Starts a call on this node.
     pub(crate) fn spawn_here(&'static self, worker: Option<&Worker>, entry: EntryId, args: Vec<u8>) -> TaskId {
-        let id = self.tell(|core, _| core.spawn_here()).expect("this node serves");
+        let id = self.tell_only(Core::spawn_here).expect("this node serves");
         let record = mobile::new_task(worker, id, Call { entry, args });
-        self.residents.lock().unwrap().insert(id, record.clone());
+        self.residents.insert(id, record.clone());
         door::push(record);
         id
     }
@@ -46,9 +46,13 @@ pub(crate) fn ended(body: &MobileBody, outcome: Result<Vec<u8>, JoinError>) {
         Err(other) => Outcome::NotStarted { reason: Refusal::Other { why: other.to_string() } },
     };
     let cluster = cluster();
-    cluster.residents.lock().unwrap().remove(&body.id);
+    let record = cluster.residents.remove(body.id);
     cluster.metrics.task_ended();
     cluster.tell(|core, now| core.ended(now, body.id, outcome));
+    if let Some(record) = record {
+        // After the home knows the outcome: who is woken looks for it there.
+        record.join.finish();
+    }
 }
 
 /// A panic's text may be of any length; the wire's texts are not.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use migrt_proto::wire::{Hello, ShipHeader, WIRE_VERSION};
@@ -19,7 +20,15 @@ pub(super) struct Link {
     hello: Hello,
     /// Who said hello on the links that are coming up.
     greeted: Mutex<HashMap<u16, Place>>,
+    /// Node 0 has given what came during a pause the time to be read.
+    heard_out: AtomicBool,
 }
+
+/// A tick that comes so late tells that this process was paused.
+const PAUSED: Duration = Duration::from_millis(250);
+/// After a pause node 0 first reads what has come in the meantime. Else it would take nodes for
+/// silent that have spoken, and not know what they said last.
+const HEAR_OUT: Duration = Duration::from_millis(30);
 
 impl Link {
     pub(super) fn new(cluster: &'static Cluster, cluster_id: u64) -> Link {
@@ -41,7 +50,7 @@ impl Link {
             node: place.node,
             incarnation: place.incarnation,
         };
-        Link { cluster, hello, greeted: Mutex::new(HashMap::new()) }
+        Link { cluster, hello, greeted: Mutex::new(HashMap::new()), heard_out: AtomicBool::new(false) }
     }
 }
 
@@ -127,9 +136,15 @@ impl Handler for Link {
     fn tick(&self) -> Option<Instant> {
         let cluster = self.cluster;
         let now = cluster.now();
-        if cluster.look(|core| core.next_deadline()).is_some_and(|due| due <= now) {
+        let due = cluster.look(|core| core.next_deadline()).filter(|due| *due <= now);
+        if let Some(due) = due {
+            let is_late = now.0 - due.0 > PAUSED.as_micros() as u64;
+            if is_late && cluster.me == NodeId::STARTING && !self.heard_out.swap(true, Ordering::Relaxed) {
+                return Some(Instant::now() + HEAR_OUT);
+            }
             cluster.tell(|core, now| core.tick(now));
         }
+        self.heard_out.store(false, Ordering::Relaxed);
         let due = cluster.look(|core| core.next_deadline())?;
         Some(cluster.start + Duration::from_micros(due.0))
     }

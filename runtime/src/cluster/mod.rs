@@ -13,6 +13,7 @@ mod driver;
 pub(crate) mod home;
 mod link;
 pub(crate) mod metrics;
+mod residents;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use migrt_proto::wire::{Answer, Outcome};
 use migrt_proto::{Action, Core, Epoch, Incarnation, Micros, NodeId, Place, TaskId, Token};
 
+use self::residents::Residents;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::migrate::arrive::Arrival;
@@ -56,6 +58,8 @@ struct Desk {
     busy: bool,
     /// The deadline that the net thread knows of.
     deadline: Option<Micros>,
+    /// The lease as `fence` knows it.
+    lease: Option<Micros>,
 }
 
 /// See the module.
@@ -67,7 +71,7 @@ pub(crate) struct Cluster {
     desk: Mutex<Desk>,
     net: OnceLock<Net>,
     /// The mobile tasks that are here.
-    residents: Mutex<HashMap<TaskId, TaskRef>>,
+    residents: Residents,
     arrivals: Mutex<HashMap<(TaskId, Epoch), Arc<Arrival>>>,
     waits: Mutex<HashMap<Token, Wait>>,
     token: AtomicU64,
@@ -91,9 +95,9 @@ impl Cluster {
             start: Instant::now(),
             me,
             expected: config.nodes,
-            desk: Mutex::new(Desk { core, orders: VecDeque::new(), busy: false, deadline: None }),
+            desk: Mutex::new(Desk { core, orders: VecDeque::new(), busy: false, deadline: None, lease: None }),
             net: OnceLock::new(),
-            residents: Mutex::new(HashMap::new()),
+            residents: Residents::default(),
             arrivals: Mutex::new(HashMap::new()),
             waits: Mutex::new(HashMap::new()),
             token: AtomicU64::new(1),
@@ -128,7 +132,13 @@ impl Cluster {
         while let Some(order) = desk.core.poll_action() {
             desk.orders.push_back(order);
         }
-        crate::fence::set_lease(desk.core.lease_until().map(|until| Duration::from_micros(until.0.saturating_sub(now.0))));
+        let lease = desk.core.lease_until();
+        if lease != desk.lease {
+            desk.lease = lease;
+            crate::fence::set_lease(
+                lease.map(|until| Duration::from_micros(until.0.saturating_sub(now.0))),
+            );
+        }
         let deadline = desk.core.next_deadline();
         let sooner = match (deadline, desk.deadline) {
             (Some(new), Some(known)) => new < known,
@@ -152,6 +162,11 @@ impl Cluster {
             net.run_soon(Box::new(|| ()));
         }
         result
+    }
+
+    /// Tells the core something from which no order and no deadline can follow: one lock, no clock.
+    pub(crate) fn tell_only<R>(&self, event: impl FnOnce(&mut Core) -> R) -> R {
+        event(&mut self.desk.lock().unwrap().core)
     }
 
     /// Looks something up in the core without telling it anything.
@@ -218,11 +233,15 @@ impl Cluster {
     }
 
     pub(crate) fn resident(&self, task: TaskId) -> Option<TaskRef> {
-        self.residents.lock().unwrap().get(&task).cloned()
+        self.residents.get(task)
     }
 
-    pub(crate) fn residents(&self) -> Vec<TaskRef> {
-        self.residents.lock().unwrap().values().cloned().collect()
+    /// Calls `look` with the mobile tasks that are here; none comes or goes meanwhile.
+    pub(crate) fn hold_residents<R>(
+        &self,
+        look: impl FnOnce(&mut dyn Iterator<Item = &TaskRef>) -> R,
+    ) -> R {
+        self.residents.hold(look)
     }
 
     /// Sends pages; `done` hears when they have arrived or why not.

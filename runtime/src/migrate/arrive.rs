@@ -17,6 +17,7 @@ use migrt_proto::wire::{Refusal, ShipHeader};
 use migrt_proto::{Epoch, TaskId};
 
 use super::image::Installer;
+use super::remains::{self, Kept, Merge};
 use super::{Manifest, call_of};
 use crate::cluster::Cluster;
 use crate::net::BulkSink;
@@ -39,41 +40,68 @@ pub(crate) struct Arrival {
 
 #[derive(Debug)]
 enum State {
-    /// Slots that were adopted, the task slot first.
-    Here(Vec<SlotId>),
+    Here(Copy),
     Gone,
+}
+
+/// What has been taken for the copy so far.
+#[derive(Debug, Default)]
+struct Copy {
+    /// Slots that were adopted, the task slot first.
+    slots: Vec<SlotId>,
+    /// What the task left here when it was here before.
+    kept: Option<Kept>,
+    /// The same, once all pages have come and fit over it.
+    merge: Option<Merge>,
+}
+
+impl Copy {
+    /// The slots are another node's, and stay so; remains stay remains.
+    fn undo(self) {
+        let kept = self.kept.or(self.merge.map(Merge::into_kept));
+        for slot in self.slots {
+            if kept.as_ref().is_none_or(|kept| !kept.slots.contains(&slot)) {
+                pool::global().release(slot);
+            }
+        }
+        if let Some(kept) = kept {
+            remains::put_back(kept);
+        }
+    }
 }
 
 impl Arrival {
     /// The copy is not wanted: its slots are another node's, and stay so.
     pub(crate) fn discard(&self) {
         let state = std::mem::replace(&mut *self.state.lock().unwrap(), State::Gone);
-        if let State::Here(slots) = state {
-            for slot in slots {
-                pool::global().release(slot);
-            }
+        if let State::Here(copy) = state {
+            copy.undo();
         }
     }
 
     /// The commit has come: the task is this node's, in `epoch`.
     pub(crate) fn thaw(&self, epoch: Epoch) -> TaskRef {
         let state = std::mem::replace(&mut *self.state.lock().unwrap(), State::Gone);
-        let State::Here(slots) = state else { unreachable!("thawed a discarded copy") };
-        let header = match slots.first() {
+        let State::Here(copy) = state else { unreachable!("thawed a discarded copy") };
+        if let Some(merge) = copy.merge {
+            merge.apply();
+        }
+        let header = match copy.slots.first() {
             Some(&slot) => {
                 // SAFETY: the pages of this slot were installed whole, a header among them, and
                 // nobody else knows them (I1, I3).
                 let header = unsafe { &*Layout { slot }.header() };
                 assert_eq!(header.id, self.task, "I4: another task's header has arrived");
                 header.moves.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                crate::task::set_clock(header, self.manifest.clock_ns);
+                self.manifest.clock.go_on(header, self.since.elapsed());
                 // SAFETY: the block came whole with the task, which does not run.
                 unsafe { TlsLayout::get().arrive(header.tp()) };
                 header as *const Header as *mut Header
             }
             None => std::ptr::null_mut(),
         };
-        let pause_us = self.manifest.stood_us + self.since.elapsed().as_micros() as u32;
+        let shipped = self.manifest.clock.elapsed(self.since.elapsed());
+        let pause_us = self.manifest.stood_us + shipped.as_micros() as u32;
         crate::cluster::cluster().metrics.arrived(pause_us);
         tracing::debug!(task = %self.task, pause_us, "arrived");
         let body = MobileBody::new(self.task, epoch.0, call_of(&self.manifest), header);
@@ -93,23 +121,39 @@ impl Arrive {
     pub(crate) fn open(cluster: &'static Cluster, ship: ShipHeader) -> Arrive {
         let since = Instant::now();
         let (task, epoch) = (ship.task, ship.epoch);
-        let mut adopted = Vec::new();
-        let opened = adopt(&ship, &mut adopted);
+        let mut copy = Copy { kept: remains::take(task), ..Copy::default() };
+        let opened = adopt(&ship, &mut copy);
         let (manifest, installer) = match opened {
             Ok((manifest, installer)) => (manifest, Ok(installer)),
             Err(why) => {
-                for slot in adopted.drain(..) {
-                    pool::global().release(slot);
-                }
-                (Manifest { entry: 0, args: None, stood_us: 0, clock_ns: 0 }, Err(why))
+                std::mem::take(&mut copy).undo();
+                (Manifest::default(), Err(why))
             }
         };
-        let state = Mutex::new(State::Here(adopted));
+        let state = Mutex::new(State::Here(copy));
         let arrival = Arc::new(Arrival { task, manifest, since, state });
         if installer.is_ok() {
             cluster.expect_arrival(task, epoch, arrival.clone());
         }
         Arrive { cluster, arrival, epoch, installer }
+    }
+
+    /// All pages have come: do they fit over what the task left here?
+    fn fit(&mut self) -> Result<(), Refusal> {
+        let staging = self.installer.as_mut().ok().and_then(|installer| installer.staging.take());
+        let mut state = self.arrival.state.lock().unwrap();
+        let (State::Here(copy), Some(staging)) = (&mut *state, staging) else { return Ok(()) };
+        let kept = copy.kept.take().expect("pages are staged over remains only");
+        match Merge::check(kept, staging) {
+            Ok(merge) => {
+                copy.merge = Some(merge);
+                Ok(())
+            }
+            Err((kept, why)) => {
+                copy.kept = Some(kept);
+                Err(Refusal::Other { why })
+            }
+        }
     }
 
     fn install(&mut self, bytes: &[u8]) -> Result<(), String> {
@@ -124,7 +168,7 @@ impl Arrive {
 }
 
 /// Takes the slots of an arriving task and prepares them.
-fn adopt(ship: &ShipHeader, adopted: &mut Vec<SlotId>) -> Result<(Manifest, Installer), String> {
+fn adopt(ship: &ShipHeader, copy: &mut Copy) -> Result<(Manifest, Installer), String> {
     let manifest: Manifest =
         postcard::from_bytes(&ship.extra).map_err(|e| format!("the manifest cannot be read: {e}"))?;
     if crate::entry::lookup(migrt_proto::EntryId(manifest.entry)).is_none() {
@@ -142,25 +186,41 @@ fn adopt(ship: &ShipHeader, adopted: &mut Vec<SlotId>) -> Result<(Manifest, Inst
         if at == 0 && slot.class() < crate::task::header::TASK_CLASS {
             return Err(format!("{slot} is too short for a task slot"));
         }
-        take_over(slot)?;
-        adopted.push(slot);
+        take_over(slot, copy.kept.as_ref())?;
+        copy.slots.push(slot);
     }
-    if let Some(&slot) = adopted.first()
+    // Heap slots that the task has given up since it left: nothing of it lives in them.
+    if let Some(kept) = &mut copy.kept {
+        for slot in kept.slots.extract_if(.., |slot| !copy.slots.contains(slot)) {
+            pool::global().unkeep(slot);
+        }
+    }
+    if let Some(&slot) = copy.slots.first()
         && !mobile::install_guard(slot)
     {
         return Err(format!("the guard of {slot} cannot be installed"));
     }
-    Ok((manifest, Installer::new(&ship.slots)?))
+    Ok((manifest, Installer::new(&ship.slots, copy.kept.is_some())?))
 }
 
 /// Adopts a slot. A task that comes back at once may find its old copy still here, its release
-/// ordered but not carried out yet by the thread that works on it: that is waited for.
-fn take_over(slot: SlotId) -> Result<(), String> {
+/// ordered but not carried out yet by the thread that works on it: that is waited for. Another
+/// task's remains are looked at again: mostly nothing reaches them any more.
+fn take_over(slot: SlotId, kept: Option<&Kept>) -> Result<(), String> {
     let patience = Instant::now() + RELEASE_PATIENCE;
+    let mut collected = false;
     loop {
-        match pool::global().adopt(slot) {
+        let adopted = match kept {
+            Some(kept) if kept.slots.contains(&slot) => pool::global().adopt_over_remains(slot),
+            _ => pool::global().adopt(slot),
+        };
+        match adopted {
             Ok(()) => return Ok(()),
             Err(Conflict::InUse(_)) if Instant::now() < patience => std::thread::yield_now(),
+            Err(Conflict::Remains(_)) if !collected => {
+                collected = true;
+                remains::collect();
+            }
             Err(conflict) => return Err(conflict.to_string()),
         }
     }
@@ -171,11 +231,11 @@ impl BulkSink for Arrive {
         self.install(bytes)
     }
 
-    fn end(self: Box<Self>, complete: bool) {
+    fn end(mut self: Box<Self>, complete: bool) {
         let (task, epoch) = (self.arrival.task, self.epoch);
         let failed = match &self.installer {
             Err(why) => Some(Refusal::Other { why: why.clone() }),
-            Ok(installer) if complete && installer.is_complete() => None,
+            Ok(installer) if complete && installer.is_complete() => self.fit().err(),
             Ok(_) => Some(Refusal::ShipFailed { why: "the stream ended too early".to_owned() }),
         };
         crate::fail::point("target.installed");

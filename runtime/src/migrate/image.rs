@@ -1,4 +1,4 @@
-//! The image of a frozen task: which of its pages are alive, copied out; and the reverse.
+//! The image of a frozen task: which of its pages are alive; and the reverse, writing them.
 //!
 //! ```text
 //! task slot   | heap: live runs | guard | dead stack | live stack | TLS | header |
@@ -7,16 +7,16 @@
 //! ```
 //!
 //! Pages that were never touched or hold only zeros are left out: memory is zero where nothing
-//! arrives. The bytes of SP's page below SP are zeroed in the copy: they are dead.
+//! arrives. The bytes of SP's page below SP are dead and zeroed first. Pages are sent from where they
+//! lie: the task stays frozen until the target has them all.
 
 use migrt_iso::{PAGE_LEN, SlotId, page};
 use migrt_proto::SlotRef;
 use migrt_proto::wire::{PageRun, ShipSlot};
 
+use super::remains::Staging;
 use crate::task::header::{Header, Layout};
 
-/// Bytes per part of an image: copied while the next is sent.
-const PART_LEN: usize = 1 << 20;
 /// Runs shorter than this are read rather than asked after: a system call costs more.
 const ASK_PAGES: usize = 24;
 
@@ -24,14 +24,30 @@ const ASK_PAGES: usize = 24;
 #[derive(Debug, Default)]
 pub(crate) struct Image {
     pub(crate) slots: Vec<ShipSlot>,
-    pub(crate) parts: Vec<Vec<u8>>,
+    pub(crate) parts: Vec<FrozenPages>,
     pub(crate) page_count: usize,
 }
 
-/// Copies the live pages of a frozen task.
+/// Neighbouring pages of a frozen task, as the wire reads them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FrozenPages {
+    addr: usize,
+    len: usize,
+}
+
+impl AsRef<[u8]> for FrozenPages {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: pages of a slot in the region, which stays mapped. The task is frozen until the
+        // target has acknowledged them (rule 2 of the hand-off); if the move is called off before,
+        // what is read here reaches nobody: the target drops the try by its epoch.
+        unsafe { std::slice::from_raw_parts(self.addr as *const u8, self.len) }
+    }
+}
+
+/// Finds the live pages of a frozen task.
 ///
 /// The header must have been prepared for the journey (no words of this node in it).
-pub(crate) fn copy(header: &Header) -> Image {
+pub(crate) fn of(header: &Header) -> Image {
     let mut image = Image::default();
     let layout = header.layout();
     let slot = layout.slot;
@@ -47,10 +63,9 @@ pub(crate) fn copy(header: &Header) -> Image {
     for &(addr, len) in runs.iter().filter(|r| SlotId::of_addr(r.0) == Some(slot)) {
         image.add_live(addr, len);
     }
-    let first = image.add_pages(stack_from, (slot_end - stack_from) / PAGE_LEN);
-    if let Some(bytes) = first {
-        bytes[..sp - stack_from].fill(0);
-    }
+    // SAFETY: below the stack pointer of a suspended task, in its own slot.
+    unsafe { std::ptr::write_bytes(stack_from as *mut u8, 0, sp - stack_from) };
+    image.add_pages(stack_from, (slot_end - stack_from) / PAGE_LEN);
     for extent in extents {
         image.open(extent);
         for &(addr, len) in runs.iter().filter(|r| SlotId::of_addr(r.0) == Some(extent)) {
@@ -103,8 +118,7 @@ impl Image {
         }
     }
 
-    /// Copies pages into the image; gives the first page's copy, if it is at the end of a part.
-    fn add_pages(&mut self, addr: usize, count: usize) -> Option<&mut [u8]> {
+    fn add_pages(&mut self, addr: usize, count: usize) {
         let slot = self.slots.last_mut().expect("a slot was opened");
         let base = SlotId::from_raw(slot.slot.0).expect("opened by us").base();
         let first = ((addr - base) / PAGE_LEN) as u32;
@@ -113,26 +127,24 @@ impl Image {
             _ => slot.runs.push(PageRun { first, count: count as u32 }),
         }
         self.page_count += count;
-        let mut from = addr;
-        let end = addr + count * PAGE_LEN;
-        let mut first_copy = None;
-        while from < end {
-            if self.parts.last().is_none_or(|part| part.len() >= PART_LEN) {
-                let rest = (end - from).min(PART_LEN);
-                self.parts.push(Vec::with_capacity(rest.max(16 * PAGE_LEN)));
-            }
-            let at = self.parts.len() - 1;
-            let part = &mut self.parts[at];
-            let len = (end - from).min(PART_LEN - part.len());
-            // SAFETY: as in `add_nonzero`; the pages are whole and nobody writes to them now.
-            let bytes = unsafe { std::slice::from_raw_parts(from as *const u8, len) };
-            first_copy.get_or_insert((at, part.len()));
-            part.extend_from_slice(bytes);
-            from += len;
+        let len = count * PAGE_LEN;
+        match self.parts.last_mut() {
+            Some(part) if part.addr + part.len == addr => part.len += len,
+            _ => self.parts.push(FrozenPages { addr, len }),
         }
-        let (at, from) = first_copy?;
-        self.parts.get_mut(at).map(|part| &mut part[from..from + PAGE_LEN])
     }
+}
+
+/// Writes bytes to pages that are this node's and nobody else's yet.
+fn install(addr: usize, bytes: &[u8]) {
+    if bytes.len() >= 16 * PAGE_LEN {
+        let from = addr & !(PAGE_LEN - 1);
+        let len = (addr + bytes.len() - from).next_multiple_of(PAGE_LEN);
+        // SAFETY: the pages are within a slot that is this node's (I3, checked in `new`).
+        unsafe { page::populate_write(from, len) };
+    }
+    // SAFETY: as above; the task does not run and nobody else knows these pages.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), addr as *mut u8, bytes.len()) };
 }
 
 /// Where the pages of an arriving image go: a cursor over its runs.
@@ -141,11 +153,13 @@ pub(crate) struct Installer {
     /// `(address, bytes left)` of each run, in order.
     runs: Vec<(usize, usize)>,
     at: usize,
+    /// Set if the task has remains here: bytes are collected, to be merged.
+    pub(crate) staging: Option<Staging>,
 }
 
 impl Installer {
     /// Checks that each run lies within its slot; the slots themselves are the caller's already.
-    pub(crate) fn new(slots: &[ShipSlot]) -> Result<Installer, String> {
+    pub(crate) fn new(slots: &[ShipSlot], staged: bool) -> Result<Installer, String> {
         let mut runs = Vec::new();
         for ship in slots {
             let slot = SlotId::from_raw(ship.slot.0)
@@ -167,7 +181,7 @@ impl Installer {
                 runs.push((addr, len));
             }
         }
-        Ok(Installer { runs, at: 0 })
+        Ok(Installer { runs, at: 0, staging: staged.then(Staging::default) })
     }
 
     /// Writes the next bytes to where they belong.
@@ -177,13 +191,11 @@ impl Installer {
                 return Err("more bytes than the ship header announced".to_owned());
             };
             let len = bytes.len().min(*left);
-            if len >= 16 * PAGE_LEN {
-                let from = *addr & !(PAGE_LEN - 1);
-                // SAFETY: the pages are within a slot that is this node's (I3, checked in `new`).
-                unsafe { page::populate_write(from, (*addr + len - from).next_multiple_of(PAGE_LEN)) };
+            if let Some(staging) = &mut self.staging {
+                staging.add(*addr, &bytes[..len]);
+            } else {
+                install(*addr, &bytes[..len]);
             }
-            // SAFETY: as above; the task does not run and nobody else knows these pages.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), *addr as *mut u8, len) };
             *addr += len;
             *left -= len;
             if *left == 0 {

@@ -12,28 +12,37 @@
 
 #[expect(unsafe_code, reason = "installs arriving pages and wakes what they hold")]
 pub(crate) mod arrive;
+#[expect(unsafe_code, reason = "reads every word of a frozen task")]
+pub(crate) mod audit;
+#[allow(unsafe_code, reason = "reads memory")]
+pub(crate) mod census_stub;
 pub(crate) mod chaos;
 #[expect(unsafe_code, reason = "reads the pages of frozen tasks and writes those of arriving ones")]
 pub(crate) mod image;
 pub(crate) mod pins;
+#[expect(unsafe_code, reason = "compares and merges pages that the node still uses")]
+pub(crate) mod remains;
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use migrt_iso::{PAGE_LEN, SlotId, pool};
+use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::wire::{Refusal, ShipHeader};
 use migrt_proto::{EntryId, Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, cluster};
+use crate::config::Audit;
 use crate::exec::door;
 use crate::fail;
+use crate::net::Part;
 use crate::task::header::Header;
 use crate::task::mobile::{Call, MobileBody};
 use crate::task::record::TaskRef;
+use crate::task::time::Reading;
 
 /// What travels beside the pages.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     /// The task's entry: the target checks that it has it.
     pub(crate) entry: u64,
@@ -41,8 +50,8 @@ pub(crate) struct Manifest {
     pub(crate) args: Option<Vec<u8>>,
     /// How long the task had stood still when this was written.
     pub(crate) stood_us: u32,
-    /// Monotonic time of the task when it was frozen, nanoseconds.
-    pub(crate) clock_ns: i64,
+    /// Its clock when this was written.
+    pub(crate) clock: Reading,
 }
 
 /// The core orders a task to be moved: gets it out of the workers' hands.
@@ -93,6 +102,7 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
         return Err(Refusal::Pinned { what: pins.join(", ") });
     }
     let Some(header) = body.header() else { return Ok(()) };
+    header.drain_frees();
     let sp = image::saved_sp(header);
     let layout = header.layout();
     if !(layout.stack_low()..layout.tls_start()).contains(&sp) {
@@ -101,6 +111,15 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
                    that switches stacks)"
                 .to_owned(),
         });
+    }
+    let audit = crate::node::node().config.audit;
+    if audit != Audit::Off
+        && let Some(hit) = audit::scan(header, &slots_of(header))
+    {
+        if audit == Audit::Strict {
+            return Err(Refusal::Pinned { what: hit.to_string() });
+        }
+        eprintln!("migrt: audit: task {} ({}): {hit}", body.id, header.entry.name);
     }
     Ok(())
 }
@@ -122,9 +141,9 @@ pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: 
                 entry: header.entry.id.0,
                 args: None,
                 stood_us: body.stood_us(),
-                clock_ns: crate::task::clock_of(header),
+                clock: Reading::take(Some(header)),
             };
-            (manifest, image::copy(header))
+            (manifest, image::of(header))
         }
         None => {
             let call = body.take_call().expect("a task without a header has its call");
@@ -132,7 +151,7 @@ pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: 
                 entry: call.entry.0,
                 args: Some(call.args.clone()),
                 stood_us: body.stood_us(),
-                clock_ns: 0,
+                clock: Reading::take(None),
             };
             body.put_call(call);
             (manifest, image::Image::default())
@@ -149,7 +168,8 @@ pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: 
     let mut header = Vec::new();
     ship.encode(&mut header);
     cluster.metrics.shipped(page_count, page_count * PAGE_LEN + header.len());
-    let parts = image.parts.into_iter().map(Into::into).collect();
+    body.set_shipped(ship.slots);
+    let parts = image.parts.into_iter().map(|part| Part::Shared(Box::new(part))).collect();
     cluster.send_bulk(to, header, parts, move |result| {
         if let Err(why) = result {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
@@ -189,9 +209,7 @@ pub(crate) fn release(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     cluster.metrics.left();
     tracing::debug!(task = %body.id, to = to.0, "left");
     if let Some(header) = body.header() {
-        for slot in slots_of(header) {
-            pool::global().release(slot);
-        }
+        remains::keep_departed(body.id, slots_of(header), &body.take_shipped());
     }
     body.clear_header();
     task.state.release();

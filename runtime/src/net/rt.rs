@@ -34,6 +34,8 @@ const FIRST_SOCKET_TOKEN: usize = 2;
 
 /// So many tasks are run before the kernel is asked for events again.
 const TASKS_PER_TURN: usize = 128;
+/// However much there is to do, the kernel is asked for events so often.
+const LOOK_AT_LEAST: Duration = Duration::from_millis(1);
 
 /// What the owner of the loop does in every turn, before the tasks.
 pub(super) trait Turn {
@@ -65,6 +67,9 @@ pub(super) struct Shared {
     sleeping: AtomicBool,
     stopped: AtomicBool,
     spin_ns: AtomicU64,
+    start: Instant,
+    /// See [`Shared::now`].
+    now_ns: AtomicU64,
 }
 
 struct Task {
@@ -102,6 +107,8 @@ impl Exec {
             sleeping: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             spin_ns: AtomicU64::new(0),
+            start: Instant::now(),
+            now_ns: AtomicU64::new(0),
         };
         let exec = Self { shared: Arc::new(shared) };
         exec.set_spin(spin);
@@ -180,8 +187,10 @@ impl Exec {
                 self.look(&mut poll, &mut events, Some(Duration::ZERO))?;
             } else if !self.shared.work.load(Ordering::SeqCst) {
                 self.rest(&mut poll, &mut events, &alarm, &mut spin, turn.deadline())?;
+            } else if self.shared.now() + LOOK_AT_LEAST < Instant::now() {
+                self.look(&mut poll, &mut events, Some(Duration::ZERO))?;
             }
-            lock(&self.shared.timers).fire(Instant::now());
+            lock(&self.shared.timers).fire(self.shared.now());
         }
         self.drop_tasks();
         Ok(())
@@ -257,6 +266,7 @@ impl Exec {
         events: &mut Events,
         wait: Option<Duration>,
     ) -> io::Result<bool> {
+        self.shared.set_now();
         match poll.poll(events, wait) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
@@ -330,6 +340,19 @@ impl quinn::Runtime for Exec {
 }
 
 impl Shared {
+    /// The time by which timers are due: when the kernel was last asked for events. A process that
+    /// was stopped for long finds timers and packets at once when it goes on; the packets came
+    /// first, and a link that they belong to has not timed out.
+    pub(super) fn now(&self) -> Instant {
+        // Relaxed: only the net thread reads and writes it.
+        self.start + Duration::from_nanos(self.now_ns.load(Ordering::Relaxed))
+    }
+
+    fn set_now(&self) {
+        let ns = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.now_ns.store(ns, Ordering::Relaxed);
+    }
+
     pub(super) fn timers(&self) -> MutexGuard<'_, Timers> {
         lock(&self.timers)
     }

@@ -66,7 +66,7 @@ impl Sleep {
     }
 
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if Instant::now() >= self.deadline {
+        if self.exec.now() >= self.deadline {
             self.disarm();
             return Poll::Ready(());
         }

@@ -97,6 +97,14 @@ pub fn yield_now() {
     }
 }
 
+/// [`to_callers_heap`] of a value that is not needed any more; no copy is made for a local task.
+pub(crate) fn into_callers_heap<T: Clone>(value: T) -> T {
+    match Worker::current().and_then(Worker::task).and_then(super::record::Record::mobile) {
+        Some(_) => to_callers_heap(&value),
+        None => value,
+    }
+}
+
 /// A copy in the heap of the one who asked: called on the worker's side, while the task waits.
 pub(crate) fn to_callers_heap<T: Clone>(value: &T) -> T {
     let worker = Worker::current();

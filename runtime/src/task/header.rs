@@ -56,8 +56,8 @@ pub(crate) struct Header {
     pub(crate) root_sp: Cell<usize>,
     pub(crate) worker: Cell<*const Worker>,
     pub(crate) record: Cell<*const Record>,
-    /// The encoded arguments in node memory, until the first step has decoded them.
-    pub(crate) args: Cell<*mut Vec<u8>>,
+    /// The encoded arguments, in the task's heap, until the first step has decoded them.
+    pub(crate) args: Cell<Vec<u8>>,
     pub(crate) outcome: UnsafeCell<Option<Outcome>>,
     pub(crate) cancel: Cell<bool>,
     /// Chaos mode moved it at the park of this wait already.
@@ -129,6 +129,15 @@ impl Header {
             }
         });
         yielder.on_parent_stack(move || job.run())
+    }
+
+    /// Carries out the frees of this task's blocks by others; for whoever holds the task.
+    pub(crate) fn drain_frees(&self) {
+        let arena = self.prefix.arena();
+        if arena.has_remote_frees() {
+            // SAFETY: the caller holds the task, so its heap is idle; slots go back to the node.
+            unsafe { arena.drain_remote(&mut |slot| migrt_iso::pool::global().give(slot)) };
+        }
     }
 
     /// Suspends the running task. Must not be called while it unwinds.

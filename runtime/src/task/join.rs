@@ -7,6 +7,10 @@
 //!
 //! There is one joiner per handle, so one word suffices. A joiner that is woken for another reason
 //! finds its waker still registered and sleeps again.
+//!
+//! A *mobile* task's record has such a word for a joiner on its own node, who need not ask the home
+//! then (`cluster/ask.rs`). The word says `ENDED` there when the task has ended *or left*: in both
+//! cases the joiner looks again, and finds the outcome or takes the long way.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -104,6 +108,17 @@ impl Drop for Waker {
     }
 }
 
+/// What became of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joining {
+    /// The waker is registered and will be woken.
+    Registered,
+    /// The word tells nobody any more: look again where outcomes are kept.
+    Over,
+    /// Somebody else is registered.
+    Occupied,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct JoinWord(AtomicUsize);
@@ -142,7 +157,26 @@ impl JoinWord {
         }
     }
 
-    /// The task has ended: wakes the joiner, if there is one.
+    /// Registers the joiner of a mobile task. There may be several; one has a place here.
+    pub(crate) fn set_joiner(&self, waker: &Waker) -> Joining {
+        match self.0.load(Ordering::Acquire) {
+            ENDED => return Joining::Over,
+            NOBODY => {}
+            word if word == waker.0 => return Joining::Registered,
+            _ => return Joining::Occupied,
+        }
+        let word = ManuallyDrop::new(waker.clone()).0;
+        // As in `set_waiter`.
+        match self.0.compare_exchange(NOBODY, word, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Joining::Registered,
+            Err(now) => {
+                drop(Waker(word));
+                if now == ENDED { Joining::Over } else { Joining::Occupied }
+            }
+        }
+    }
+
+    /// The task has ended (or left this node): wakes the joiner, if there is one.
     pub(crate) fn finish(&self) {
         match self.0.swap(ENDED, Ordering::AcqRel) {
             NOBODY => {}

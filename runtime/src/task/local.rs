@@ -170,6 +170,7 @@ impl LocalBody {
         // Relaxed: wakers read it after the park of this first run, which releases it.
         self.worker.store(worker.index() as u32, Ordering::Relaxed);
         let bounds = stack.bounds();
+        stack.set_tenant(record);
         self.stack.set(Some(stack));
         let body = move |yielder: &TaskYielder| {
             // SAFETY: as in `run`.
@@ -196,6 +197,7 @@ impl LocalBody {
         // SAFETY: only the worker that runs the task touches `coro`; it has returned.
         unsafe { *self.coro.get() = None };
         if let Some(stack) = self.stack.take() {
+            stack.set_tenant(std::ptr::null());
             worker.keep_stack(stack);
         }
         drop(self.parent.take());

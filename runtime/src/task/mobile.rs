@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use migrt_iso::{SlotId, guard, pool};
+use migrt_proto::wire::ShipSlot;
 use migrt_proto::{EntryId, Epoch, TaskId};
 
 use super::coro::{Coro, Suspend};
@@ -45,6 +46,14 @@ pub(crate) struct Call {
     pub(crate) args: Vec<u8>,
 }
 
+/// A task's last move from here.
+#[derive(Debug, Default)]
+struct Journey {
+    frozen_at: Option<Instant>,
+    refusal: Option<String>,
+    shipped: Vec<ShipSlot>,
+}
+
 /// The record's part of a mobile task.
 #[derive(Debug)]
 pub(crate) struct MobileBody {
@@ -57,7 +66,7 @@ pub(crate) struct MobileBody {
     /// Local tasks it started that have not ended.
     pub(crate) children: AtomicU32,
     /// When it was last frozen, and why its last move was refused.
-    journey: Mutex<(Option<Instant>, Option<String>)>,
+    journey: Mutex<Journey>,
 }
 
 impl MobileBody {
@@ -70,7 +79,7 @@ impl MobileBody {
             move_to: AtomicU32::new(NOWHERE),
             cancel: AtomicBool::new(false),
             children: AtomicU32::new(0),
-            journey: Mutex::new((None, None)),
+            journey: Mutex::default(),
         }
     }
 
@@ -133,20 +142,29 @@ impl MobileBody {
 
 impl MobileBody {
     pub(crate) fn frozen_at(&self, when: Instant) {
-        self.journey.lock().unwrap().0 = Some(when);
+        self.journey.lock().unwrap().frozen_at = Some(when);
     }
 
     /// How long it has stood still.
     pub(crate) fn stood_us(&self) -> u32 {
-        self.journey.lock().unwrap().0.map_or(0, |when| when.elapsed().as_micros() as u32)
+        self.journey.lock().unwrap().frozen_at.map_or(0, |when| when.elapsed().as_micros() as u32)
+    }
+
+    /// Which pages are on their way.
+    pub(crate) fn set_shipped(&self, pages: Vec<ShipSlot>) {
+        self.journey.lock().unwrap().shipped = pages;
+    }
+
+    pub(crate) fn take_shipped(&self) -> Vec<ShipSlot> {
+        std::mem::take(&mut self.journey.lock().unwrap().shipped)
     }
 
     pub(crate) fn set_refusal(&self, why: String) {
-        self.journey.lock().unwrap().1 = Some(why);
+        self.journey.lock().unwrap().refusal = Some(why);
     }
 
     pub(crate) fn take_refusal(&self) -> Option<String> {
-        self.journey.lock().unwrap().1.take()
+        self.journey.lock().unwrap().refusal.take()
     }
 }
 
@@ -294,7 +312,10 @@ fn start<'a>(
         return Err(JoinError::no_slot(TASK_CLASS.slot_len()));
     };
     let header = prepare(slot, body.id, entry);
-    header.args.set(Box::into_raw(Box::new(call.args)));
+    header.prefix.set_worker(tls::thread_pointer(), &*worker.mobile.node_frees);
+    // A copy of its own: no word of the task's stack may ever lead to node memory.
+    // SAFETY: the task does not run yet: its thread block and heap are idle.
+    header.args.set(unsafe { tls::with_thread_pointer(header.tp(), || call.args.clone()) });
     body.header.store(ptr::from_ref(header).cast_mut(), Ordering::Release);
     let _ = task;
     Ok(header)
@@ -317,7 +338,7 @@ fn prepare(slot: SlotId, id: TaskId, entry: &'static Entry) -> &'static Header {
             root_sp: Cell::new(0),
             worker: Cell::new(ptr::null()),
             record: Cell::new(ptr::null()),
-            args: Cell::new(ptr::null_mut()),
+            args: Cell::new(Vec::new()),
             outcome: UnsafeCell::new(None),
             cancel: Cell::new(false),
             chaos: Cell::new(false),
@@ -400,17 +421,10 @@ extern "C" fn mobile_main(header: *const Header, root_sp: usize) {
     unsafe { *header.outcome.get() = Some(outcome) };
 }
 
-/// Shows the running task its encoded arguments and drops them (see `entry::TakeArguments`). They
-/// are node memory, so the task stays here while it decodes them.
+/// Shows the running task its encoded arguments and drops them (see `entry::TakeArguments`).
 fn take_arguments(visit: &mut dyn FnMut(&[u8])) {
     let header = super::current::mobile().expect("called by an entry, on its task");
-    let _pin = super::pin::pin_here();
-    // SAFETY: set at the start and used once, here.
-    visit(unsafe { &*header.args.get() });
-    header.on_worker(|_| {
-        // SAFETY: from `Box::into_raw` in `start`; nobody else has it.
-        drop(unsafe { Box::from_raw(header.args.replace(ptr::null_mut())) });
-    });
+    visit(&header.args.take());
 }
 
 /// What a cancelled task unwinds with.
@@ -429,25 +443,39 @@ fn outcome_of_panic(panic: &(dyn Any + Send)) -> Outcome {
     }
 }
 
-/// The task has returned: its outcome goes home, its memory back to the node.
+/// The task has returned: its outcome goes home, its memory back to the node, unless something of
+/// it lives on (in a static): then it stays as remains.
 fn end(worker: &Worker, task: TaskRef) {
     let body = task.mobile().expect("a mobile task");
     let header = body.header().expect("a running task has a header");
-    // SAFETY: the task has returned; the outcome is in its heap, which stands until `dissolve`.
-    let outcome = match unsafe { &*header.outcome.get() } {
-        Some(Outcome::Returned(bytes)) => Ok(bytes.clone()),
-        Some(Outcome::Panicked(message)) => Err(JoinError::Panicked { message: message.clone() }),
-        Some(Outcome::Cancelled) => Err(JoinError::Cancelled),
+    // SAFETY: the task has returned; only this worker has it, and takes its outcome once.
+    let outcome = match unsafe { (*header.outcome.get()).take() } {
+        Some(outcome) => outcome,
         None => unreachable!("a task returned without an outcome"),
     };
-    body.clear_header();
-    let slot = header.slot;
+    let result = match &outcome {
+        Outcome::Returned(bytes) => Ok(bytes.clone()),
+        Outcome::Panicked(message) => Err(JoinError::Panicked { message: message.clone() }),
+        Outcome::Cancelled => Err(JoinError::Cancelled),
+    };
+    // The outcome lies in the task's heap: freed by the task's identity, at once.
+    // SAFETY: the task does not run, so its thread block and heap are idle.
+    unsafe { tls::with_thread_pointer(header.tp(), || drop(outcome)) };
+    header.drain_frees();
     fd_table::forget_fds_of(header.tp());
-    // SAFETY: the task has returned and its outcome is copied.
-    unsafe { header.prefix.destroy_arena() };
-    worker.mobile.keep_slot(slot);
+    body.clear_header();
+    let lives_on = header.prefix.arena().live_blocks() > 0
+        || header.prefix.thread_pins.load(Ordering::Acquire) > 0;
+    if lives_on {
+        crate::migrate::remains::keep_ended(header);
+    } else {
+        let slot = header.slot;
+        // SAFETY: the task has returned, nothing of its heap is alive.
+        unsafe { header.prefix.destroy_arena() };
+        worker.mobile.keep_slot(slot);
+    }
     task.state.finish();
-    crate::cluster::home::ended(body, outcome);
+    crate::cluster::home::ended(body, result);
 }
 
 /// Keeps a mobile task where it is for as long as it lives: a local task that it started.

@@ -29,6 +29,7 @@ pub(crate) mod spawn;
 pub(crate) mod stack;
 pub(crate) mod state;
 pub(crate) mod handle;
+pub(crate) mod time;
 pub(crate) mod here;
 
 #[expect(unsafe_code, reason = "writes the process-wide canary and pointer guard")]
@@ -59,19 +60,3 @@ pub(crate) mod thread_ids;
 #[expect(unsafe_code, reason = "builds struct pthread by hand and switches the FS base")]
 pub(crate) mod tls;
 
-use std::sync::atomic::Ordering;
-
-/// A task's monotonic time, to be set again where it arrives: nanoseconds.
-pub(crate) fn clock_of(header: &header::Header) -> i64 {
-    monotonic_ns() + header.prefix.clock_offset_ns.load(Ordering::Relaxed)
-}
-
-/// Sets a task's clock so that it goes on from `clock_ns` (never back, design 1).
-pub(crate) fn set_clock(header: &header::Header, clock_ns: i64) {
-    header.prefix.clock_offset_ns.store(clock_ns - monotonic_ns(), Ordering::Relaxed);
-}
-
-fn monotonic_ns() -> i64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    time.tv_sec * 1_000_000_000 + time.tv_nsec
-}

@@ -56,6 +56,7 @@ pub fn set_remains_hook(hook: fn(*mut u8)) {
 mod node {
     use libmimalloc_sys as mi;
 
+    /// Of a block that has been noted as dead.
     pub(super) unsafe fn free(block: *mut u8) {
         // SAFETY: the caller's promise.
         unsafe { mi::mi_free(block.cast()) };
@@ -80,6 +81,7 @@ pub(super) mod route {
     use migrt_iso::{SlotClass, SlotId, in_region, pool};
 
     use super::REMAINS_HOOK;
+    use crate::census::live;
     use crate::task::prefix::{HeaderPrefix, on_worker};
 
     /// What every block is aligned to; those of 16 bytes and more to 16.
@@ -90,14 +92,7 @@ pub(super) mod route {
         let header = HeaderPrefix::current();
         let block = if header.is_null() {
             // SAFETY: on an OS thread's block. Powers of two, checked by the callers.
-            unsafe {
-                if align <= ALIGN_MIN {
-                    mi::mi_malloc(len)
-                } else {
-                    mi::mi_malloc_aligned(len, align)
-                }
-                .cast()
-            }
+            unsafe { node_alloc(len, align) }
         } else {
             // SAFETY: the running task owns its arena.
             unsafe { (*header).arena().alloc(len, align, &mut more) }
@@ -109,13 +104,73 @@ pub(super) mod route {
     pub(in crate::task) fn alloc_zeroed(len: usize) -> *mut u8 {
         let header = HeaderPrefix::current();
         let block = if header.is_null() {
-            // SAFETY: on an OS thread's block.
-            unsafe { mi::mi_zalloc(len).cast() }
+            let len = len.max(live::GRAIN);
+            // SAFETY: on an OS thread's block; the new block is the allocator's own.
+            unsafe {
+                let block: *mut u8 = mi::mi_zalloc(len).cast();
+                live::born(block, len);
+                block
+            }
         } else {
             // SAFETY: the running task owns its arena.
             unsafe { (*header).arena().alloc_zeroed(len, ALIGN_MIN, &mut more) }
         };
         or_no_memory(block)
+    }
+
+    /// A node block, noted as live.
+    ///
+    /// # Safety
+    ///
+    /// On an OS thread's block; `align` is a power of two.
+    #[inline(always)]
+    unsafe fn node_alloc(len: usize, align: usize) -> *mut u8 {
+        // From 16 bytes on the allocator aligns to 16 by itself.
+        let len = len.max(live::GRAIN);
+        // SAFETY: the caller's promise; the new block is the allocator's own.
+        unsafe {
+            let block: *mut u8 = if align <= live::GRAIN {
+                mi::mi_malloc(len)
+            } else {
+                mi::mi_malloc_aligned(len, align)
+            }
+            .cast();
+            live::born(block, len);
+            block
+        }
+    }
+
+    /// # Safety
+    ///
+    /// On an OS thread's block; `block` is a live node block that nobody uses.
+    #[inline(always)]
+    unsafe fn node_free(block: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            live::died(block);
+            mi::mi_free(block.cast());
+        }
+    }
+
+    /// Not the allocator's own: while bytes move from block to block both are live.
+    ///
+    /// # Safety
+    ///
+    /// On an OS thread's block; `block` is a live node block and the caller's.
+    unsafe fn node_realloc(block: *mut u8, len: usize) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let had = mi::mi_usable_size(block.cast());
+            if len <= had && len.max(live::GRAIN) >= had / 2 {
+                return block;
+            }
+            let moved = node_alloc(len, ALIGN_MIN);
+            if !moved.is_null() {
+                moved.copy_from_nonoverlapping(block, had.min(len));
+                node_free(block);
+            }
+            moved
+        }
     }
 
     /// # Safety
@@ -132,7 +187,7 @@ pub(super) mod route {
             unsafe { free_in_region(header, block) };
         } else if header.is_null() {
             // SAFETY: a node block, on an OS thread's block.
-            unsafe { mi::mi_free(block.cast()) };
+            unsafe { node_free(block) };
         } else {
             // SAFETY: a node block, freed in a task.
             unsafe { free_later(header, block) };
@@ -176,10 +231,13 @@ pub(super) mod route {
     unsafe fn free_later(header: *mut HeaderPrefix, block: *mut u8) {
         // SAFETY: the running task's header; the worker that it names waits for it.
         match unsafe { (*header).node_frees().as_ref() } {
-            // SAFETY: a node block that nobody uses.
-            Some(frees) => unsafe { frees.push(block) },
+            // SAFETY: a node block that nobody uses. It is dead from now on, not once it is freed.
+            Some(frees) => unsafe {
+                live::died(block);
+                frees.push(block);
+            },
             // SAFETY: as above, on the worker's block.
-            None => on_worker(|| unsafe { mi::mi_free(block.cast()) }),
+            None => on_worker(|| unsafe { node_free(block) }),
         }
     }
 
@@ -192,7 +250,7 @@ pub(super) mod route {
         unsafe {
             if !in_region(block as usize) {
                 if header.is_null() {
-                    return or_no_memory(mi::mi_realloc(block.cast(), len).cast());
+                    return or_no_memory(node_realloc(block, len));
                 }
             } else if ptr::eq(Arena::arena_of(block).cast(), header) {
                 return or_no_memory(

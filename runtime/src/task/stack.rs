@@ -6,15 +6,22 @@
 //!          <──────────────────── grows down ────────────────── base
 //! ```
 //!
+//! The top word names the record of the task that is on the stack, so that a scan of the node's
+//! memory ([`registry`]) knows which part of it is alive.
+//!
 //! A stack that was used keeps its pages and its guard on the worker's list: binding a warm one
 //! costs no system call and no page fault (facts M1). What the list cannot hold goes back to the
 //! pool, emptied.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use migrt_iso::{PAGE_LEN, SlotClass, SlotId, guard, pool};
 
 use super::coro::StackBounds;
+use super::record::Record;
 
 /// Bytes below a stack that fault.
 pub(crate) const GUARD_LEN: usize = 4 * PAGE_LEN;
@@ -23,6 +30,30 @@ const KEPT: usize = 2048;
 
 /// The class of a stack when nothing else is asked for: 1 MiB of address space.
 pub(crate) const DEFAULT_CLASS: SlotClass = SlotClass::TASK;
+
+/// Bytes at the top of the slot that are not stack: the tenant.
+const TOP_LEN: usize = 64;
+
+/// All stacks of this process, in use or warm.
+static REGISTRY: Mutex<BTreeSet<SlotId>> = Mutex::new(BTreeSet::new());
+
+/// The stacks of this process; nobody makes or drops one while the guard lives.
+pub(crate) fn registry() -> MutexGuard<'static, BTreeSet<SlotId>> {
+    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The stack pointer of the task on the stack in `slot`: 0 if it runs, `None` if there is no task.
+pub(crate) fn tenant_sp(slot: SlotId) -> Option<usize> {
+    // SAFETY: a stack of the registry; the word holds a record that outlives its stay, or null.
+    let record = unsafe { (*tenant(slot)).load(Ordering::Acquire).as_ref() }?;
+    // SAFETY: the caller has stopped the world; the word read there is plain.
+    let coro = unsafe { &*record.local().coro.get() };
+    Some(coro.as_ref().map_or(0, |coro| coro.saved_sp()))
+}
+
+fn tenant(slot: SlotId) -> *const AtomicPtr<Record> {
+    (slot.base() + slot.len() - TOP_LEN) as *const AtomicPtr<Record>
+}
 
 /// A slot that serves as a stack, guard installed.
 #[derive(Debug)]
@@ -38,16 +69,26 @@ impl Stack {
             pool::global().give_clean(slot);
             return None;
         }
+        registry().insert(slot);
         Some(Stack { slot })
     }
 
     pub(crate) fn bounds(&self) -> StackBounds {
-        StackBounds::new(self.slot.base(), self.slot.base() + self.slot.len())
+        StackBounds::new(self.slot.base(), self.slot.base() + self.slot.len() - TOP_LEN)
+    }
+}
+
+impl Stack {
+    /// `record`'s task is on this stack from now on; null: none is.
+    pub(crate) fn set_tenant(&self, record: *const Record) {
+        // SAFETY: the top of a slot that this value owns.
+        unsafe { (*tenant(self.slot)).store(record.cast_mut(), Ordering::Release) };
     }
 }
 
 impl Drop for Stack {
     fn drop(&mut self) {
+        registry().remove(&self.slot);
         pool::global().give_clean(self.slot);
     }
 }

@@ -1,1 +1,7 @@
-//! Helpers of these tests.
+//! Helpers of the tests that move tasks: the walk that a task takes ([`trip`]), the specimens
+//! that walk ([`zoo`]), the start of a test program as a process ([`program`]).
+
+pub mod program;
+#[expect(unsafe_code, reason = "asks the kernel which thread this is")]
+pub mod trip;
+pub mod zoo;

@@ -78,6 +78,12 @@ impl World {
                 self.cut(source, target);
                 let until = self.now + self.rng.range(0, 2_000_000);
                 self.net.block(source, target, until);
+                if self.rng.chance(40) {
+                    // What the target has to tell takes its time.
+                    let third = self.some_node();
+                    self.cut(target, third);
+                    self.net.block(target, third, self.now + 400_000);
+                }
                 let victim = if self.rng.chance(75) { target } else { source };
                 match self.place(victim).filter(|_| victim != NodeId::STARTING) {
                     Some(place) if self.rng.chance(60) => self.end_process(place),

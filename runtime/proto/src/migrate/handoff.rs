@@ -28,7 +28,7 @@
 //!    ahead of the home.
 //! 10. A task that comes back in a higher epoch than the one committed proves that the commit was obeyed: an `Ack`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     action::{Action, Cx},
@@ -41,6 +41,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Handoff {
     pub(crate) tasks: BTreeMap<TaskId, Presence>,
+    /// When tries are given up. Those that are over stay until their time.
+    pub(crate) give_ups: BTreeSet<(Micros, TaskId)>,
 }
 
 #[derive(Debug)]
@@ -165,32 +167,21 @@ impl Handoff {
     }
 
     pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
-        let late: Vec<TaskId> = self
-            .tasks
-            .iter()
-            .filter(|(_, p)| p.give_up() <= Some(cx.now))
-            .map(|(t, _)| *t)
-            .collect();
-        for task in late {
-            if self.tasks[&task].give_up().is_some() {
+        while let Some((at, task)) = self.give_ups.pop_first() {
+            if at > cx.now {
+                self.give_ups.insert((at, task));
+                return;
+            }
+            let state = self.resident(task).map(|resident| &resident.state);
+            if matches!(state, Some(State::Shipped { give_up, .. }) if *give_up == at) {
                 self.fail_move(cx, task, Refusal::Timeout);
             }
         }
     }
 
+    /// May be early: tries that are over are noticed then.
     pub(crate) fn next_deadline(&self) -> Option<Micros> {
-        self.tasks.values().filter_map(Presence::give_up).min()
-    }
-}
-
-impl Presence {
-    fn give_up(&self) -> Option<Micros> {
-        match self {
-            Presence::Resident(Resident { state: State::Shipped { give_up, .. }, .. }) => {
-                Some(*give_up)
-            }
-            _ => None,
-        }
+        self.give_ups.first().map(|(at, _)| *at)
     }
 }
 

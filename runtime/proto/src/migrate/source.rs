@@ -48,7 +48,9 @@ impl Handoff {
         };
         let epoch = resident.tried.next();
         resident.tried = epoch;
-        resident.state = State::Shipped { target, epoch, give_up: cx.now + cx.ready_limit };
+        let give_up = cx.now + cx.ready_limit;
+        resident.state = State::Shipped { target, epoch, give_up };
+        self.give_ups.insert((give_up, task));
         if cx.members.place(target.node) == Some(target) {
             cx.out.act(Action::Ship { task, epoch, to: target.node });
         } else {

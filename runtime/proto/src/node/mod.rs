@@ -1,9 +1,11 @@
 //! One node's part of the conversation: connects members, courier, hand-off, home and dealer.
 //!
 //! Frames from this node to itself take the same way as all others, minus the link, so a task whose home is its
-//! source or target follows the same rules. `frames` decides who gets a frame, `tasks` is the driver's side.
+//! source or target follows the same rules. `frames` decides who gets a frame, `life` what an
+//! admission and a death mean for the other parts, `tasks` is the driver's side.
 
 mod frames;
+mod life;
 mod tasks;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,12 +19,12 @@ use crate::{
     courier::Courier,
     death::Deaths,
     home::Home,
-    id::{Epoch, Generation, NodeId, Place, TaskId, Token},
+    id::{Epoch, NodeId, Place, TaskId, Token},
     member::{HEARTBEAT_EVERY, JOIN_LIMIT, Members},
     migrate::{READY_LIMIT, handoff::Handoff},
     slots::Dealer,
     time::Micros,
-    wire::{Ask, Frame, MemberInfo, SlotGrant, WireError},
+    wire::{Ask, Frame, MemberInfo, WireError},
 };
 
 /// What a node is told at its start.
@@ -345,72 +347,6 @@ impl Core {
         if !self.is_fenced {
             self.is_fenced = true;
             self.actions.push_back(Action::Fence { why: why.to_owned() });
-        }
-    }
-
-    fn admit(&mut self, now: Micros, place: Place, addr: &str) -> Result<(), LinkRefused> {
-        let members: Vec<MemberInfo> = self.members.infos().collect();
-        let dead = self.members.dead_list();
-        let worn_out = LinkRefused::WornOut { node: place.node };
-        let member = self.members.admit(now, place, addr.to_owned()).ok_or(worn_out)?;
-        let slots: Vec<SlotGrant> = self.dealer.as_mut().map(Dealer::deal).unwrap_or_default();
-        for other in &members {
-            self.out.frame(other.place.node, Frame::Joined { member: member.clone() });
-        }
-        self.out.frame(
-            place.node,
-            Frame::Welcome { generation: member.generation, members, dead, slots },
-        );
-        self.actions.push_back(Action::MemberUp { place, addr: addr.to_owned() });
-        Ok(())
-    }
-
-    /// The starting node's word on a death. Nothing happens if it was known, or is not ours to say.
-    fn declare_dead(&mut self, now: Micros, place: Place) {
-        if self.members.is_starting()
-            && self.members.place(place.node) == Some(place)
-            && place != self.members.me
-        {
-            let others: Vec<NodeId> =
-                self.members.others().filter(|node| *node != place.node).collect();
-            for node in others {
-                self.out.frame(node, Frame::Dead { place });
-            }
-            self.node_dead(now, place);
-        }
-    }
-
-    /// A death, as announced. What this does in which order is what `death` relies on: first nothing more is taken from
-    /// the dead, then the others are told so.
-    fn node_dead(&mut self, now: Micros, dead: Place) {
-        if dead == self.members.me {
-            return self.fence("this node was declared dead by the starting node");
-        }
-        if !self.members.bury(dead) {
-            self.members.remember_dead(dead, Generation(0));
-            return;
-        }
-        self.courier.close(dead.node);
-        self.take_settled();
-        step!(self, now, handoff.node_dead(dead));
-        for node in self.members.others() {
-            self.out.frame(node, Frame::DeadSeen { place: dead });
-        }
-        self.actions.push_back(Action::NodeDead { place: dead });
-        if self.fault == Fault::LoseAtOnce {
-            step!(self, now, home.settled(dead));
-        }
-        let settled = self.deaths.begin(dead, self.members.announced());
-        self.settle(now, settled);
-        self.send_unsent();
-        self.fail_waits(dead.node);
-    }
-
-    fn settle(&mut self, now: Micros, settled: Vec<Place>) {
-        // What this node itself has just found out must reach its home first.
-        self.pump(now);
-        for dead in settled {
-            step!(self, now, home.settled(dead));
         }
     }
 

@@ -193,7 +193,8 @@ mod tests {
             change(&mut other);
             hello(0).compare(&other).unwrap_err()
         };
-        let changes: [(&str, fn(&mut Hello)); 13] = [
+        type Change = (&'static str, fn(&mut Hello));
+        let changes: [Change; 13] = [
             ("wire version", |h| h.wire_version += 1),
             ("build id", |h| h.build_id.push(4)),
             ("region base", |h| h.region_base += 1),

@@ -1,0 +1,194 @@
+//! Dropping remains that nothing reaches: a conservative scan of all other memory of the node, with
+//! every other thread stopped (as Boehm's collector does it).
+//!
+//! ```text
+//! roots   writable image, live node blocks, stacks and registers of OS threads, other mappings,
+//!         stacks, thread-locals and heaps of the tasks that are here (mobile and local)
+//! then    remains that a root reaches are scanned in turn; the rest is dropped
+//! ```
+//!
+//! A word that looks like an address in a kept slot reaches all that its task left. The world is
+//! stopped for about as long as the node's live memory takes to read; the collector thread runs at
+//! most a small share of the time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use migrt_iso::{SlotId, page};
+
+use super::{Kept, table};
+use super::super::census_stub::{self as census, Scratch, StoppedThread};
+use crate::cluster::cluster;
+use crate::task::header::Header;
+use crate::task::mobile::MobileBody;
+use crate::task::stack;
+
+/// How long the world may take to stop.
+const STOP_PATIENCE: Duration = Duration::from_millis(50);
+/// The collector waits at least this long between two runs, and [`SHARE`] times as long as one took.
+const PERIOD_MIN: Duration = Duration::from_millis(40);
+const SHARE: u32 = 25;
+
+static ASKED: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+static RUNNING: AtomicBool = AtomicBool::new(false);
+
+/// There are remains to look at.
+pub(super) fn ask() {
+    let mut asked = ASKED.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*asked {
+        *asked = true;
+        ASKED.1.notify_one();
+    }
+}
+
+/// Starts the collector's thread, once.
+pub(crate) fn start_collector() -> std::io::Result<()> {
+    if RUNNING.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    std::thread::Builder::new().name("migrt-collector".to_owned()).spawn(|| {
+        loop {
+            let mut asked = ASKED.0.lock().unwrap_or_else(PoisonError::into_inner);
+            while !*asked {
+                asked = ASKED.1.wait(asked).unwrap_or_else(PoisonError::into_inner);
+            }
+            *asked = false;
+            drop(asked);
+            std::thread::sleep(PERIOD_MIN);
+            let since = Instant::now();
+            let left = collect();
+            let took = since.elapsed();
+            tracing::trace!(left, ?took, "remains collected");
+            std::thread::sleep(took * SHARE);
+        }
+    })?;
+    Ok(())
+}
+
+/// Everything the marking needs, allocated before the world stops.
+struct Marking {
+    /// `(slot, which remains)`, ascending.
+    index: Vec<(SlotId, usize)>,
+    low: usize,
+    high: usize,
+    reached: Vec<bool>,
+    work: Vec<usize>,
+}
+
+/// Drops the remains that nothing reaches; how many are left. Any thread but a task's own stack.
+pub(crate) fn collect() -> usize {
+    let mut table = table();
+    if table.is_empty() {
+        return 0;
+    }
+    // Taken before the stop, so that no stopped thread holds them.
+    let stacks = stack::registry();
+    let mut marking = Marking::new(&table);
+    let mut scratch = Scratch::new();
+    let stopped = cluster().hold_residents(|residents| {
+        census::with_stopped_threads(STOP_PATIENCE, |stopped| {
+            census::for_each_root_range(stopped, &mut scratch, &mut |_, start, len| {
+                marking.scan(start, len);
+            });
+            for task in residents {
+                if let Some(header) = task.mobile().and_then(MobileBody::header) {
+                    marking.scan_task(header, stopped);
+                }
+            }
+            for &slot in stacks.iter() {
+                marking.scan_local(slot, stopped);
+            }
+            while let Some(next) = marking.work.pop() {
+                for &slot in &table[next].slots {
+                    marking.scan_present(slot.base(), slot.len());
+                }
+            }
+        })
+    });
+    drop(stacks);
+    if stopped.is_none() {
+        // A thread could not be stopped (it blocks the signal): all stays, another time.
+        return table.len();
+    }
+    let mut reached = marking.reached.into_iter();
+    let all = std::mem::take(&mut *table);
+    let (kept, dropped): (Vec<Kept>, Vec<Kept>) =
+        all.into_iter().partition(|_| reached.next().expect("one for each"));
+    *table = kept;
+    dropped.into_iter().for_each(Kept::drop_all);
+    table.len()
+}
+
+impl Marking {
+    fn new(table: &[Kept]) -> Marking {
+        let mut index: Vec<(SlotId, usize)> = Vec::new();
+        for (at, kept) in table.iter().enumerate() {
+            index.extend(kept.slots.iter().map(|&slot| (slot, at)));
+        }
+        index.sort_unstable();
+        let low = index.iter().map(|(slot, _)| slot.base()).min().unwrap_or(0);
+        let high = index.iter().map(|(slot, _)| slot.base() + slot.len()).max().unwrap_or(0);
+        let count = table.len();
+        Marking { index, low, high, reached: vec![false; count], work: Vec::with_capacity(count) }
+    }
+
+    fn scan(&mut self, start: usize, len: usize) {
+        let (low, high) = (self.low, self.high);
+        census::scan_words(start, len, low, high, &mut |_, word| self.see(word));
+    }
+
+    fn see(&mut self, word: usize) {
+        let Some(slot) = SlotId::of_addr(word) else { return };
+        let Ok(at) = self.index.binary_search_by_key(&slot, |entry| entry.0) else { return };
+        let which = self.index[at].1;
+        if !self.reached[which] {
+            self.reached[which] = true;
+            // Within its capacity: each is pushed once.
+            self.work.push(which);
+        }
+    }
+
+    fn scan_present(&mut self, start: usize, len: usize) {
+        page::present_runs(start, len, &mut |run| self.scan(run.addr, run.byte_len()));
+    }
+
+    /// A mobile task that is here: stack from SP, thread-locals, header, heap.
+    fn scan_task(&mut self, header: &Header, stopped: &[StoppedThread]) {
+        let layout = header.layout();
+        let end = layout.slot.base() + layout.slot.len();
+        self.scan_stack(saved_sp(header), layout.stack_low(), end, stopped);
+        self.scan_present(layout.slot.base(), layout.guard() - layout.slot.base());
+        // The list is read while the task may be in the middle of extending it; a heap slot that is
+        // not on it yet holds nothing that is not on its stack too.
+        header.prefix.arena().for_each_extent(&mut |slot| self.scan_present(slot.base(), slot.len()));
+    }
+
+    /// The stack of a local task, if it has one.
+    fn scan_local(&mut self, slot: SlotId, stopped: &[StoppedThread]) {
+        let Some(sp) = stack::tenant_sp(slot) else { return };
+        let low = slot.base() + stack::GUARD_LEN;
+        self.scan_stack(sp, low, slot.base() + slot.len(), stopped);
+    }
+
+    fn scan_stack(
+        &mut self,
+        saved: usize,
+        low: usize,
+        end: usize,
+        stopped: &[StoppedThread],
+    ) {
+        let inside = |sp: usize| (low..end).contains(&sp);
+        let running = stopped.iter().map(|thread| thread.rsp).find(|&sp| inside(sp));
+        match running.map(|sp| sp.saturating_sub(128).max(low)).or(Some(saved).filter(|&sp| inside(sp))) {
+            Some(from) => self.scan(from & !7, end - (from & !7)),
+            // It runs, but works on its worker's stack at this moment.
+            None => self.scan_present(low & !4095, end - (low & !4095)),
+        }
+    }
+}
+
+fn saved_sp(header: &Header) -> usize {
+    // SAFETY: the word is plain; it is 0 while the task runs.
+    unsafe { &*header.coro.get() }.as_ref().map_or(0, |coro| coro.saved_sp())
+}

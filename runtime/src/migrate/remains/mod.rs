@@ -1,0 +1,104 @@
+//! Remains: the pages of a task that left, or ended, kept as long as this node still reaches them.
+//!
+//! A task may have put memory of its heap into a static (`LazyLock`, a `String` pushed into a
+//! `static Mutex<Vec<_>>`). So nothing dangles when it goes: *keep first, collect later* (design 4).
+//!
+//! ```text
+//! leaves   slots kept, their bytes as of departure copied: the base        [`keep_departed`]
+//! ends     if blocks of its heap live on: slots kept                       [`keep_ended`]
+//! later    a scan of all other memory drops what nothing reaches           [`collect`]
+//! returns  bytes that only the task changed are written, those that only the node changed stay,
+//!          counts that both changed add up, anything else refuses the move [`merge`]
+//! ```
+//!
+//! Frees of kept blocks by the node go to the arena's list of remote frees, which lies in the kept
+//! header: a word that only the node changes, so the merge keeps it and the task, come home, finds
+//! the frees and carries them out.
+
+mod base;
+mod collect;
+mod merge;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use migrt_iso::{SlotId, pool};
+use migrt_proto::TaskId;
+use migrt_proto::wire::ShipSlot;
+
+use crate::task::header::Header;
+
+pub(crate) use base::Base;
+pub(crate) use collect::{collect, start_collector};
+pub(crate) use merge::{Merge, Staging};
+
+/// What one task has left here.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) task: TaskId,
+    /// The task slot first.
+    pub(crate) slots: Vec<SlotId>,
+    /// The bytes as of departure; `None`: the task ended here, the slots are this node's.
+    pub(crate) base: Option<Base>,
+}
+
+static TABLE: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+
+fn table() -> MutexGuard<'static, Vec<Kept>> {
+    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The task is another node's now; its pages stay. `false`: they cannot be kept apart (no slot for
+/// the base), so they stay in full and the task cannot come back here.
+pub(crate) fn keep_departed(task: TaskId, slots: Vec<SlotId>, pages: &[ShipSlot]) {
+    let base = Base::copy(pages);
+    for &slot in &slots {
+        base.discard_the_rest(slot);
+        pool::global().keep(slot);
+    }
+    table().push(Kept { task, slots, base: Some(base) });
+    collect::ask();
+}
+
+/// The task has ended and blocks of its heap are still alive: something may reach them.
+pub(crate) fn keep_ended(header: &Header) {
+    let slots = super::slots_of(header);
+    table().push(Kept { task: header.id, slots, base: None });
+    collect::ask();
+}
+
+/// Takes what `task` has left here, for its return.
+pub(crate) fn take(task: TaskId) -> Option<Kept> {
+    let mut table = table();
+    let at = table.iter().position(|kept| kept.task == task && kept.base.is_some())?;
+    Some(table.swap_remove(at))
+}
+
+/// The return did not happen: the remains stay remains.
+pub(crate) fn put_back(kept: Kept) {
+    for &slot in &kept.slots {
+        if pool::global().is_used(slot) {
+            pool::global().keep(slot);
+        }
+    }
+    table().push(kept);
+}
+
+impl Kept {
+    /// Nothing reaches it: its memory goes, and its slots if they are this node's become free.
+    fn drop_all(self) {
+        for &slot in &self.slots {
+            match self.base {
+                Some(_) => pool::global().unkeep(slot),
+                None => pool::global().give_clean(slot),
+            }
+        }
+        if let Some(base) = self.base {
+            base.free();
+        }
+    }
+}
+
+/// How many tasks have remains here.
+pub(crate) fn count() -> usize {
+    table().len()
+}

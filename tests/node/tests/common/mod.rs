@@ -1,0 +1,63 @@
+//! What becomes of a task that moves while a node dies or pauses at a step of the hand-off.
+
+use migrt_test_node::steps;
+
+/// Who is home, source and target. Node 0, the one that waits, is a bystander or the home; its own
+/// death is another test.
+#[derive(Clone, Copy, Debug)]
+pub struct Roles {
+    pub home: u16,
+    pub source: u16,
+    pub target: u16,
+}
+
+/// Where the task is to be after the death.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It ran on the node that died.
+    Lost,
+    /// It ends at its source, which has heard why it did not move.
+    Source,
+    /// It ends at its target.
+    Target,
+    /// What was sent in the last moment arrived or did not: lost, or at the one who lives.
+    LostOr(&'static Fate),
+}
+
+pub const CASES: [(&str, Fate); 11] = [
+    ("source.ordered", Fate::Lost),
+    ("source.frozen", Fate::Lost),
+    ("source.shipped", Fate::Lost),
+    ("target.shipping", Fate::Source),
+    ("target.installed", Fate::Source),
+    ("target.ready", Fate::Source),
+    ("source.ready", Fate::Lost),
+    ("source.committed", Fate::LostOr(&Fate::Target)),
+    // It has the commit, but has told nobody: to all others the same as if it had not come.
+    ("target.commit", Fate::LostOr(&Fate::Source)),
+    ("target.thawed", Fate::Lost),
+    ("source.acked", Fate::Target),
+];
+
+/// What became of the walker, by its outcome; and that its log says the same.
+pub fn judge(roles: Roles, victim: u16, outcome: &str, walk: &steps::Walk) -> Fate {
+    let (last, node) = *walk.last().expect("steps");
+    match outcome {
+        _ if outcome == lost(victim) => Fate::Lost,
+        r#"Ok("moved")"# => {
+            assert_eq!((last, node), (23, roles.target), "{walk:?}");
+            Fate::Target
+        }
+        _ if outcome.starts_with(r#"Ok("stayed: "#) => {
+            assert_eq!((last, node), (23, roles.source), "{walk:?}");
+            assert!(outcome.contains(&format!("n{}", roles.target)), "{outcome}");
+            Fate::Source
+        }
+        other => panic!("an outcome that cannot be: {other}; {walk:?}"),
+    }
+}
+
+/// How the program prints that.
+pub fn lost(node: u16) -> String {
+    format!("Err(Lost {{ node: n{node} }})")
+}
