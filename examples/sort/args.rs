@@ -40,12 +40,12 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Move a random running task to a random node this often
-    #[arg(long, value_name = "DURATION", default_value = "5ms", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3ms", value_parser = parse_duration)]
     pub move_every: Duration,
     /// At most this many moves; 0: none
     #[arg(long, value_name = "COUNT")]
     pub moves: Option<u64>,
-    /// Bytes that a task sorts at a time [default: by the size of the input, about 1 MiB]
+    /// Bytes that a task sorts at a time [default: by the size of the input, at least 512 KiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub bucket_size: Option<u64>,
     /// Keep the file that was made and its sorted copy

@@ -22,7 +22,7 @@ const LANES_PER_WORKER: usize = 3;
 /// How often a job is started again after a node died.
 const TRIES: usize = 3;
 /// How often progress and Ctrl-C are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// The nodes and how many tasks each of them gets at a time.
 #[derive(Debug)]

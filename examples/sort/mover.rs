@@ -13,7 +13,9 @@ use migrt::{JoinHandle, LocalHandle, NodeId, TaskState};
 use crate::records::Random;
 
 /// Moves under way at most.
-const MOVES_AT_ONCE: u32 = 4;
+const MOVES_AT_ONCE: u64 = 8;
+/// Tasks looked at for one move: some have not begun, others end while they are asked to move.
+const TRIES: usize = 4;
 
 /// A running task of any result type, as far as it can be moved.
 trait Movable: Send {
@@ -31,7 +33,7 @@ impl<R> Movable for JoinHandle<R> {
     }
 
     fn has_ended(&self) -> bool {
-        self.info().is_ok_and(|info| info.state == TaskState::Ended) || self.info().is_err()
+        self.info().map_or(true, |info| info.state == TaskState::Ended)
     }
 
     fn migrate(&self, target: NodeId) -> migrt::Result<()> {
@@ -67,6 +69,8 @@ pub struct Mover {
 struct Shared {
     candidates: Mutex<Vec<Candidate>>,
     stop: AtomicBool,
+    /// When the next move is due.
+    next: Mutex<Instant>,
     left: AtomicU64,
     asked: AtomicU64,
     done: AtomicU64,
@@ -91,6 +95,7 @@ impl Mover {
         let shared = Arc::new(Shared {
             candidates: Mutex::default(),
             stop: AtomicBool::new(false),
+            next: Mutex::new(Instant::now()),
             left: AtomicU64::new(limit),
             asked: AtomicU64::new(0),
             done: AtomicU64::new(0),
@@ -98,12 +103,10 @@ impl Mover {
             first_refusal: Mutex::default(),
             refused: AtomicU64::new(0),
         });
-        let movers = (0..MOVES_AT_ONCE).map(|turn| {
+        let movers = (0..MOVES_AT_ONCE).map(|mover| {
             let shared = shared.clone();
-            migrt::spawn(move || {
-                let random = Random::new(seed.wrapping_add(u64::from(turn)) << 8);
-                shared.run(every * MOVES_AT_ONCE, every * turn, random);
-            })
+            let random = Random::new(seed.wrapping_mul(MOVES_AT_ONCE).wrapping_add(mover));
+            migrt::spawn(move || shared.run(every, random))
         });
         let movers = if limit > 0 { movers.collect() } else { Vec::new() };
         Mover { shared, movers }
@@ -163,17 +166,27 @@ impl Drop for Entered {
 }
 
 impl Shared {
-    fn run(&self, period: Duration, offset: Duration, mut random: Random) {
-        let mut next = Instant::now() + offset;
+    fn run(&self, every: Duration, mut random: Random) {
         while !self.stop.load(Ordering::Relaxed) {
-            migrt::sleep(next.saturating_duration_since(Instant::now()));
-            // A mover that is late does not make up for it.
-            next = (next + period).max(Instant::now());
-            if let Some(candidate) = self.take(&mut random) {
-                self.move_one(&candidate, &mut random);
+            migrt::sleep(self.next_turn(every).saturating_duration_since(Instant::now()));
+            for _ in 0..TRIES {
+                let Some(candidate) = self.take(&mut random) else { break };
+                let moved = self.move_one(&candidate, &mut random);
                 self.candidates.lock().unwrap().push(candidate);
+                if moved {
+                    break;
+                }
             }
         }
+    }
+
+    /// Movers take turns. What was missed because all were busy is made up for, within limits.
+    fn next_turn(&self, every: Duration) -> Instant {
+        let mut next = self.next.lock().unwrap();
+        let backlog = every * MOVES_AT_ONCE as u32;
+        let turn = (*next).max(Instant::now().checked_sub(backlog).unwrap_or(*next));
+        *next = turn + every;
+        turn
     }
 
     fn take(&self, random: &mut Random) -> Option<Candidate> {
@@ -186,26 +199,27 @@ impl Shared {
         Some(candidates.swap_remove(index))
     }
 
-    fn move_one(&self, candidate: &Candidate, random: &mut Random) {
-        let Some(source) = candidate.task.runs_on() else { return };
+    /// Whether it was moved, or may not be any more.
+    fn move_one(&self, candidate: &Candidate, random: &mut Random) -> bool {
+        let Some(source) = candidate.task.runs_on() else { return false };
         let others: Vec<_> = migrt::nodes().into_iter().filter(|&node| node != source).collect();
         let one_less = |left: u64| left.checked_sub(1);
         if others.is_empty()
             || self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err()
         {
-            return;
+            return true;
         }
         let target = others[random.below(others.len() as u64) as usize];
         self.asked.fetch_add(1, Ordering::Relaxed);
-        match candidate.task.migrate(target) {
-            Ok(()) => self.done.fetch_add(1, Ordering::Relaxed),
-            Err(_) if candidate.task.has_ended() => {
-                self.late.fetch_add(1, Ordering::Relaxed)
-            }
+        let counter = match candidate.task.migrate(target) {
+            Ok(()) => &self.done,
+            Err(_) if candidate.task.has_ended() => &self.late,
             Err(why) => {
                 self.first_refusal.lock().unwrap().get_or_insert_with(|| why.to_string());
-                self.refused.fetch_add(1, Ordering::Relaxed)
+                &self.refused
             }
         };
+        counter.fetch_add(1, Ordering::Relaxed);
+        std::ptr::eq(counter, &self.done)
     }
 }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use crate::path::SharedPath;
 
 /// Bytes that a task collects before it opens the file to write them.
-const BATCH_LEN: usize = 256 << 10;
+const BATCH_LEN: usize = 128 << 10;
 
 /// A file of a known length that is removed when dropped.
 #[derive(Debug)]

@@ -10,14 +10,14 @@
 
 use crate::format::Format;
 
-/// A bucket of a middling input.
-const BUCKET_LEN: u64 = 1 << 20;
+/// A part or a bucket of an input that is not large.
+const BUCKET_LEN: u64 = 512 << 10;
+/// The length of a piece in a large input.
+const PIECE_LEN: u64 = 2 << 10;
 /// Below this a task costs more than its work.
 const BUCKET_LEN_MIN: u64 = 32 << 10;
 /// Longer ones could not be addressed within by 32 bits.
 const BUCKET_LEN_MAX: u64 = 512 << 20;
-/// A part is as long as so many buckets.
-const BUCKETS_PER_PART: u64 = 2;
 /// Parts or buckets of one task at most.
 const GROUP_MAX: usize = 8;
 
@@ -34,10 +34,10 @@ impl Plan {
     /// Cuts an input of `len` bytes for `worker_count` workers; buckets of `bucket_len` if asked.
     pub fn new(len: u64, format: Format, worker_count: usize, bucket_len: Option<u64>) -> Plan {
         let share = len / (8 * worker_count as u64).max(1);
-        let chosen = (len << 12).isqrt().max(BUCKET_LEN).min(share).max(BUCKET_LEN_MIN);
+        let chosen = len.saturating_mul(PIECE_LEN).isqrt().max(BUCKET_LEN).min(share).max(BUCKET_LEN_MIN);
         let bucket_len = bucket_len.unwrap_or(chosen).clamp(1, BUCKET_LEN_MAX);
         Plan {
-            parts: cut(len, format, bucket_len * BUCKETS_PER_PART),
+            parts: cut(len, format, bucket_len),
             bucket_count: len.div_ceil(bucket_len) as usize,
         }
     }
@@ -102,7 +102,7 @@ mod tests {
             let len = 1 << shift;
             let plan = Plan::new(len, Format::Lines, 3, None);
             let pieces = plan.parts.len() as u64 * plan.bucket_count as u64;
-            assert!(len / pieces >= 4 << 10, "{shift}");
+            assert!(len / pieces >= PIECE_LEN, "{shift}");
         }
     }
 

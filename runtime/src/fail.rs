@@ -93,7 +93,8 @@ fn strike(name: &str) {
         return;
     }
     let pid = std::process::id();
-    eprintln!("migrt: MIGRT_FAIL strikes at {name} in process {pid}");
+    let text = format!("migrt: MIGRT_FAIL strikes at {name} in process {pid}\n");
+    eprint!("{text}");
     let signal = if plan.stop { libc::SIGSTOP } else { libc::SIGKILL };
     // To this very thread: sent to the process, another thread might take it, and this one go on
     // past the point for a moment.

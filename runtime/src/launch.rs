@@ -242,7 +242,9 @@ impl Shared {
         });
         let how = status.map_or_else(|| "unknown how".to_owned(), |s| s.to_string());
         if crate::cluster::cluster().process_exited(node) {
-            eprintln!("migrt: node n{node} has ended ({how}); the tasks that ran there are lost");
+            // One write, so that it is not mixed with what others say.
+            let text = format!("migrt: node n{node} has ended ({how}); what ran there is lost\n");
+            eprint!("{text}");
         }
     }
 }

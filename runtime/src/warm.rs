@@ -56,6 +56,8 @@ pub(crate) fn process() -> Result<()> {
     if std::env::var_os("RUST_BACKTRACE").is_some_and(|v| v != "0") {
         let _ = std::backtrace::Backtrace::force_capture().to_string();
     }
+    // The unwinder sorts its tables at the first panic and keeps the sorted copy.
+    let _ = std::panic::catch_unwind(|| std::panic::resume_unwind(Box::new(())));
     libc_lazies();
     Ok(())
 }

@@ -127,6 +127,13 @@ pub(super) fn for_each_map(found: &mut dyn FnMut(usize, usize)) {
     }
 }
 
+/// Whether `addr` lies in one of the maps.
+pub(super) fn is_map(addr: usize) -> bool {
+    let mut is_map = false;
+    for_each_map(&mut |map, _| is_map |= (map..map + MAP_LEN).contains(&addr));
+    is_map
+}
+
 /// Where the table of the maps lies: start and length.
 pub(super) fn table() -> (usize, usize) {
     (MAPS.as_ptr() as usize, size_of_val(&MAPS))
@@ -145,6 +152,16 @@ fn word_at(at: usize) -> u64 {
 fn is_known_to_allocator(addr: usize) -> bool {
     // SAFETY: takes any address.
     unsafe { mi::mi_is_in_heap_region(addr as *const _) }
+}
+
+/// Whether `addr` is memory that the allocator manages, in use or not.
+pub(super) fn is_of_allocator(addr: usize) -> bool {
+    unsafe extern "C" {
+        /// The allocator's own question; its public ones know only what is in use.
+        fn _mi_arenas_contain(addr: *const u8) -> bool;
+    }
+    // SAFETY: takes any address, on an OS thread's block.
+    is_known_to_allocator(addr) || unsafe { _mi_arenas_contain(addr as *const u8) }
 }
 
 /// Length of the block that starts at `start`, if it is still live.

@@ -341,7 +341,8 @@ unsafe fn read_context(tid: i32, context: *mut libc::ucontext_t) -> StoppedThrea
     }
 }
 
-fn own_tid() -> i32 {
+/// The calling thread, by the kernel's number.
+pub(super) fn own_tid() -> i32 {
     // SAFETY: asks for a number.
     unsafe { raw::syscall(libc::SYS_gettid, [0; 6]) as i32 }
 }

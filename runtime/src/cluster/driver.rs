@@ -70,10 +70,19 @@ impl Cluster {
                 fail::point("target.commit");
                 let record = arrival.thaw(epoch);
                 self.residents.insert(task, record.clone());
+                self.unsettled.lock().unwrap().insert(task, (epoch, Vec::new()));
                 self.after_sending(move || {
                     door::push(record);
                     fail::point("target.thawed");
                 });
+            }
+            Action::Settled { task, epoch } => {
+                let mut unsettled = self.unsettled.lock().unwrap();
+                if unsettled.get(&task).is_some_and(|entry| entry.0 == epoch) {
+                    let slots = unsettled.remove(&task).expect("just found").1;
+                    drop(unsettled);
+                    slots.into_iter().for_each(|slot| migrt_iso::pool::global().give_clean(slot));
+                }
             }
             Action::JoinAnswered { task: _, token, outcome } => {
                 self.reply(token, Reply::Joined(outcome));
@@ -153,6 +162,9 @@ impl Cluster {
         if crate::entry::lookup(call.entry).is_none() {
             let why = format!("node {} has no entry {:#018x}", self.me, call.entry.0);
             return self.tell(|core, now| core.spawn_refused(now, task, Refusal::Other { why }));
+        }
+        if let Some(why) = super::home::unfit() {
+            return self.tell(|core, now| core.spawn_refused(now, task, why));
         }
         let record = mobile::new_task(None, task, call);
         self.residents.insert(task, record.clone());

@@ -1,8 +1,9 @@
 //! Births and deaths of mobile tasks, as the cluster hears of them.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
-use migrt_proto::wire::{Outcome, Refusal};
+use migrt_proto::wire::{BYTES_LEN_MAX, Outcome, Refusal};
 use migrt_proto::{Core, EntryId, NodeId, TaskId};
 
 use super::{Cluster, cluster};
@@ -10,10 +11,14 @@ use crate::error::JoinError;
 use crate::exec::door;
 use crate::exec::worker::Worker;
 use crate::task::mobile::{self, Call, MobileBody};
+use crate::task::router_probe::probe_router;
 
 impl Cluster {
     /// Starts a call on this node.
     pub(crate) fn spawn_here(&'static self, worker: Option<&Worker>, entry: EntryId, args: Vec<u8>) -> TaskId {
+        if let Some(reason) = unfit() {
+            return self.stillborn(reason);
+        }
         let id = self.tell_only(Core::spawn_here).expect("this node serves");
         let record = mobile::new_task(worker, id, Call { entry, args });
         self.residents.insert(id, record.clone());
@@ -23,6 +28,9 @@ impl Cluster {
 
     /// Starts a call on another node; a refusal is the task's outcome.
     pub(crate) fn spawn_at(&'static self, node: NodeId, entry: EntryId, args: Vec<u8>) -> TaskId {
+        if args.len() > BYTES_LEN_MAX {
+            return self.stillborn(too_long("its arguments", args.len()));
+        }
         match self.tell(|core, now| core.spawn_at(now, node, entry, args)) {
             Ok(id) => id,
             Err(reason) => self.stillborn(reason),
@@ -37,9 +45,38 @@ impl Cluster {
     }
 }
 
+/// What cannot go to another node because of its length.
+fn too_long(what: &str, len: usize) -> Refusal {
+    let why = format!(
+        "{what} came to {len} bytes, and no more than {BYTES_LEN_MAX} go to another node; hand them \
+         over in parts, or let the task read and write the data itself"
+    );
+    Refusal::Other { why }
+}
+
+/// Why this program cannot have mobile tasks, if so.
+pub(super) fn unfit() -> Option<Refusal> {
+    static ROUTED: OnceLock<bool> = OnceLock::new();
+    let routed = match ROUTED.get() {
+        Some(&routed) => routed,
+        // Without a free slot nobody knows yet; the task will end for want of one.
+        None => probe_router().is_none_or(|routed| *ROUTED.get_or_init(|| routed)),
+    };
+    (!routed).then(|| Refusal::Other {
+        why: "this program has a #[global_allocator] of its own, and what a task allocates there \
+              cannot move with it: remove it (the runtime brings an allocator), or use closures, \
+              which stay on their node"
+            .to_owned(),
+    })
+}
+
 /// A task has ended here: the home hears of it.
 pub(crate) fn ended(body: &MobileBody, outcome: Result<Vec<u8>, JoinError>) {
     let outcome = match outcome {
+        Ok(bytes) if bytes.len() > BYTES_LEN_MAX && body.id.home() != cluster().me() => {
+            let why = too_long("its result", bytes.len());
+            Outcome::Panicked { message: format!("{why}; it had come to its end") }
+        }
         Ok(bytes) => Outcome::Returned(bytes),
         Err(JoinError::Panicked { message }) => Outcome::Panicked { message: clip(message) },
         Err(JoinError::Cancelled) => Outcome::Cancelled,

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use migrt_iso::SlotId;
 use migrt_proto::wire::{Answer, Outcome};
 use migrt_proto::{Action, Core, Epoch, Incarnation, Micros, NodeId, Place, TaskId, Token};
 
@@ -73,6 +74,9 @@ pub(crate) struct Cluster {
     /// The mobile tasks that are here.
     residents: Residents,
     arrivals: Mutex<HashMap<(TaskId, Epoch), Arc<Arrival>>>,
+    /// Tasks that arrived and whose homes may not know it yet, and the task slots of those that
+    /// ended meanwhile: a source in doubt could still go on with its copy in them (I3).
+    unsettled: Mutex<HashMap<TaskId, (Epoch, Vec<SlotId>)>>,
     waits: Mutex<HashMap<Token, Wait>>,
     token: AtomicU64,
     pub(crate) metrics: metrics::Counters,
@@ -99,6 +103,7 @@ impl Cluster {
             net: OnceLock::new(),
             residents: Residents::default(),
             arrivals: Mutex::new(HashMap::new()),
+            unsettled: Mutex::new(HashMap::new()),
             waits: Mutex::new(HashMap::new()),
             token: AtomicU64::new(1),
             metrics: metrics::Counters::default(),
@@ -256,6 +261,12 @@ impl Cluster {
             Some(net) => net.send_bulk(to.0, header, parts, Box::new(done)),
             None => done(Err("this node is alone".to_owned())),
         }
+    }
+
+    /// Keeps the slot of an ended task back if its arrival here is not settled; `false`: it is free.
+    pub(crate) fn quarantine(&self, task: TaskId, slot: SlotId) -> bool {
+        let mut unsettled = self.unsettled.lock().unwrap();
+        unsettled.get_mut(&task).map(|entry| entry.1.push(slot)).is_some()
     }
 
     pub(crate) fn expect_arrival(&self, task: TaskId, epoch: Epoch, arrival: Arc<Arrival>) {

@@ -4,7 +4,7 @@
 //! ```text
 //! registers, live stack   saved by the switch, from SP up to the runtime's first frames
 //! thread-locals           the program's part of the task's TLS block
-//! heap                    live blocks
+//! heap                    live blocks that these lead to
 //! ```
 //!
 //! The first hit refuses the move and names the frame, the thread-local or the block. What the scan
@@ -15,6 +15,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use migrt_iso::arena::Arena;
 use migrt_iso::{REGION_BASE, REGION_LEN, SlotId, pool};
 
 use super::image;
@@ -47,48 +48,107 @@ pub(crate) struct Hit {
 }
 
 /// Scans a frozen task; the first hit.
+///
+/// The heap is followed from the stack and the thread-locals, not read from end to end: a block that
+/// only a static of this node reaches was left behind already, and what it points to is nothing to
+/// the task.
 pub(crate) fn scan(header: &Header, slots: &[SlotId]) -> Option<Hit> {
     let sp = image::saved_sp(header);
     let tp = header.tp() as usize;
     let stack = (sp, header.root_sp.get());
+    let mut trace = Trace { own: slots, arena: header.prefix.arena(), seen: Seen::new(slots), work: Vec::new() };
     let hit = |place| move |(at, word)| Hit { place, at, word, stack, tp };
-    if let Some(found) = find(sp..stack.1, slots) {
+    if let Some(found) = trace.find(sp..stack.1) {
         return Some(hit(Place::Stack)(found));
     }
-    let locals = TlsLayout::get().image_range(tp);
-    if let Some(found) = find(locals, slots) {
+    if let Some(found) = trace.find(TlsLayout::get().image_range(tp)) {
         return Some(hit(Place::ThreadLocals)(found));
     }
-    let mut found = None;
-    header.prefix.arena().for_each_block(&mut |start, len| {
-        if found.is_none() {
-            found = find(start..start + len, slots);
+    while let Some((start, len)) = trace.work.pop() {
+        if let Some(found) = trace.find(start..start + len) {
+            return Some(hit(Place::Heap)(found));
         }
-    });
-    found.map(hit(Place::Heap))
-}
-
-/// The first word in `range` that points to somebody else's live memory.
-fn find(range: Range<usize>, own: &[SlotId]) -> Option<(usize, usize)> {
-    let mut at = range.start.next_multiple_of(8);
-    while at + 8 <= range.end {
-        // SAFETY: the range is the frozen task's memory, which the caller holds.
-        let word = unsafe { (at as *const usize).read() };
-        if word.wrapping_sub(LOWEST) < HIGHEST - LOWEST && is_foreign(word, own) {
-            return Some((at, word));
-        }
-        at += 8;
     }
     None
 }
 
-#[inline]
-fn is_foreign(word: usize, own: &[SlotId]) -> bool {
-    if word.wrapping_sub(REGION_BASE) < REGION_LEN {
-        let Some(slot) = SlotId::of_addr(word) else { return false };
-        return !own.contains(&slot) && is_live_elsewhere(slot, word);
+/// The walk over what a task can reach.
+struct Trace<'a> {
+    own: &'a [SlotId],
+    arena: &'a Arena,
+    seen: Seen<'a>,
+    /// Blocks that were reached and not read yet.
+    work: Vec<(usize, usize)>,
+}
+
+impl Trace<'_> {
+    /// The first word in `range` that points to somebody else's live memory.
+    fn find(&mut self, range: Range<usize>) -> Option<(usize, usize)> {
+        let mut at = range.start.next_multiple_of(8);
+        while at + 8 <= range.end {
+            // SAFETY: the range is the frozen task's memory, which the caller holds.
+            let word = unsafe { (at as *const usize).read() };
+            if word.wrapping_sub(LOWEST) < HIGHEST - LOWEST && self.leads_out(word) {
+                return Some((at, word));
+            }
+            at += 8;
+        }
+        None
     }
-    is_node(word)
+
+    /// Whether a word that may be an address leads out of the task; if it leads to a block of the
+    /// task, that is read later.
+    fn leads_out(&mut self, word: usize) -> bool {
+        if word.wrapping_sub(REGION_BASE) >= REGION_LEN {
+            return is_node(word);
+        }
+        let Some(slot) = SlotId::of_addr(word) else { return false };
+        let Some(index) = self.own.iter().position(|&own| own == slot) else {
+            return is_live_elsewhere(slot);
+        };
+        if self.seen.is_new(index, word)
+            && let Some((start, len)) = self.arena.block_of(word)
+            && self.seen.mark(index, start)
+        {
+            self.work.push((start, len));
+        }
+        false
+    }
+}
+
+/// Which blocks were reached: a bit for each 16 bytes of a slot, made when first needed.
+struct Seen<'a> {
+    slots: &'a [SlotId],
+    bits: Vec<Vec<u64>>,
+}
+
+impl<'a> Seen<'a> {
+    fn new(slots: &'a [SlotId]) -> Seen<'a> {
+        Seen { slots, bits: vec![Vec::new(); slots.len()] }
+    }
+
+    fn place(&mut self, index: usize, addr: usize) -> (usize, u64) {
+        let slot = self.slots[index];
+        if self.bits[index].is_empty() {
+            self.bits[index] = vec![0; slot.len() / 16 / 64];
+        }
+        let granule = (addr - slot.base()) / 16;
+        (granule / 64, 1 << (granule % 64))
+    }
+
+    /// Whether no block is known to begin exactly here.
+    fn is_new(&mut self, index: usize, addr: usize) -> bool {
+        let (word, bit) = self.place(index, addr);
+        self.bits[index][word] & bit == 0
+    }
+
+    /// Marks a block's start; `true` if it was not yet.
+    fn mark(&mut self, index: usize, start: usize) -> bool {
+        let (word, bit) = self.place(index, start);
+        let old = self.bits[index][word];
+        self.bits[index][word] = old | bit;
+        old & bit == 0
+    }
 }
 
 #[cold]
@@ -98,7 +158,7 @@ fn is_node(word: usize) -> bool {
 
 /// Whether a word leads to something alive in a slot that is not the task's.
 #[cold]
-fn is_live_elsewhere(slot: SlotId, _word: usize) -> bool {
+fn is_live_elsewhere(slot: SlotId) -> bool {
     let pool = pool::global();
     pool.is_used(slot) || pool.is_kept(slot)
 }

@@ -41,6 +41,10 @@ use crate::task::mobile::{Call, MobileBody};
 use crate::task::record::TaskRef;
 use crate::task::time::Reading;
 
+/// The arguments of a call that moves before it has started are at most so long; the header of a
+/// shipment has twice the room.
+const CALL_LEN_MAX: usize = 512 << 10;
+
 /// What travels beside the pages.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Manifest {
@@ -101,7 +105,7 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
     if !pins.is_empty() {
         return Err(Refusal::Pinned { what: pins.join(", ") });
     }
-    let Some(header) = body.header() else { return Ok(()) };
+    let Some(header) = body.header() else { return check_call(body) };
     header.drain_frees();
     let sp = image::saved_sp(header);
     let layout = header.layout();
@@ -120,6 +124,21 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
             return Err(Refusal::Pinned { what: hit.to_string() });
         }
         eprintln!("migrt: audit: task {} ({}): {hit}", body.id, header.entry.name);
+    }
+    Ok(())
+}
+
+/// Whether a call that has not started may leave: its arguments travel in the header.
+fn check_call(body: &MobileBody) -> Result<(), Refusal> {
+    let Some(call) = body.take_call() else { return Ok(()) };
+    let len = call.args.len();
+    body.put_call(call);
+    if len > CALL_LEN_MAX {
+        let why = format!(
+            "it has not started, and its arguments take {len} bytes; a call of more than \
+             {CALL_LEN_MAX} moves when it has"
+        );
+        return Err(Refusal::Other { why });
     }
     Ok(())
 }

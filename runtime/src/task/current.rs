@@ -12,7 +12,7 @@
 use super::coro::Suspend;
 use super::header::Header;
 use super::join::{ThreadWaiter, Waker};
-use super::tls;
+use super::{scrub, tls};
 use crate::exec::worker::Worker;
 
 /// The mobile task that runs here, found by its thread pointer: its identity as a thread.
@@ -57,7 +57,8 @@ pub(crate) fn suspend(why: Suspend) {
             let worker = Worker::current().expect("only a task can be suspended");
             let yielder = worker.task().expect("only a task can be suspended").local().yielder.get();
             // SAFETY: set at the task's first step; it lives on the task's stack, where we are.
-            unsafe { &*yielder }.suspend(why);
+            let yielder = unsafe { &*yielder };
+            super::control::around_suspension(|| yielder.suspend(why));
         }
     }
 }
@@ -67,7 +68,14 @@ pub(crate) fn suspend(why: Suspend) {
 pub(crate) fn wait_until<T>(mut poll: impl FnMut(&Waker) -> Option<T>) -> T {
     if can_suspend() {
         loop {
-            let found = on_worker(|worker| poll(&worker.expect("a task runs on a worker").waker()));
+            // Written only when there is something: of a `None` that is passed back, the bytes
+            // behind it are what the worker's stack held before, and they would be seen on ours.
+            let mut found = None;
+            on_worker(|worker| {
+                if let Some(value) = poll(&worker.expect("a task runs on a worker").waker()) {
+                    found = Some(value);
+                }
+            });
             match found {
                 Some(value) => return value,
                 None => suspend(Suspend::Park),
@@ -89,7 +97,14 @@ pub(crate) fn wait_until<T>(mut poll: impl FnMut(&Waker) -> Option<T>) -> T {
 /// Lets other tasks run, then goes on. Outside a task it yields the OS thread.
 ///
 /// A mobile task may find itself on another node afterwards.
+#[inline(always)]
 pub fn yield_now() {
+    scrub::below::<{ scrub::SHALLOW }>();
+    do_yield();
+}
+
+#[inline(never)]
+fn do_yield() {
     if can_suspend() {
         suspend(Suspend::Yield);
     } else {

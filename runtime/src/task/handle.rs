@@ -5,12 +5,13 @@ use std::marker::PhantomData;
 use std::cell::Cell;
 use std::time::Duration;
 
-use migrt_proto::wire::{Answer, Ask, Outcome};
+use migrt_proto::wire::{Answer, Ask, Outcome, Refusal};
 use migrt_proto::{EntryId, NodeId, TaskId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use migrt_proto::wire::TaskState;
 
+use super::scrub;
 use crate::cluster::ask;
 use crate::entry::{self, Output};
 use crate::error::{Error, JoinError, Kind, Result};
@@ -75,13 +76,24 @@ impl<R> JoinHandle<R> {
     /// # Errors
     /// The task goes on where it was, and the error says why: it is pinned, has ended, the target is
     /// no live node or has no room.
+    #[inline(always)]
     pub fn migrate(&self, target: NodeId) -> Result<()> {
+        scrub::below::<{ scrub::DEEP }>();
+        self.ask_move(target)
+    }
+
+    #[inline(never)]
+    fn ask_move(&self, target: NodeId) -> Result<()> {
         match ask::ask(self.task, Ask::Move { target }) {
             Answer::Move(Ok(_)) => Ok(()),
-            Answer::Move(Err(why)) => Err(Error::new(
-                Kind::Move,
-                format!("task {} was not moved to node {target}: {why}; it goes on where it is", self.task),
-            )),
+            Answer::Move(Err(why)) => {
+                let goes_on = match why {
+                    Refusal::Ended | Refusal::UnknownTask | Refusal::HomeDied { .. } => "",
+                    _ => "; it goes on where it is",
+                };
+                let text = format!("task {} was not moved to node {target}: {why}{goes_on}", self.task);
+                Err(Error::new(Kind::Move, text))
+            }
             Answer::Info(_) => unreachable!("a move was asked for"),
         }
     }
@@ -90,7 +102,14 @@ impl<R> JoinHandle<R> {
     ///
     /// # Errors
     /// The task or its home is not known (any more).
+    #[inline(always)]
     pub fn info(&self) -> Result<TaskInfo> {
+        scrub::below::<{ scrub::DEEP }>();
+        self.ask_info()
+    }
+
+    #[inline(never)]
+    fn ask_info(&self) -> Result<TaskInfo> {
         match ask::ask(self.task, Ask::Info) {
             Answer::Info(Ok(info)) => Ok(TaskInfo {
                 state: info.state,
@@ -118,7 +137,14 @@ impl<R: Output> JoinHandle<R> {
     ///
     /// # Errors
     /// See [`JoinError`].
+    #[inline(always)]
     pub fn join(self) -> Result<R, JoinError> {
+        scrub::below::<{ scrub::DEEP }>();
+        self.wait()
+    }
+
+    #[inline(never)]
+    fn wait(self) -> Result<R, JoinError> {
         self.spent.set(true);
         match ask::join(self.task) {
             Some(Outcome::Returned(bytes)) => {

@@ -145,7 +145,7 @@ impl Header {
     pub(crate) fn suspend(&self, why: Suspend) {
         // SAFETY: as in `on_worker`.
         let yielder = unsafe { &*self.yielder.get() };
-        yielder.suspend(why);
+        super::control::around_suspension(|| yielder.suspend(why));
         if self.cancel.get() {
             super::mobile::unwind_cancelled();
         }

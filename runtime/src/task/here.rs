@@ -3,6 +3,7 @@
 use migrt_proto::NodeId;
 
 use super::coro::Suspend;
+use super::scrub;
 use super::current::{self, on_worker, to_callers_heap};
 use crate::cluster::cluster;
 use crate::error::{Error, Kind, Result};
@@ -25,7 +26,14 @@ pub fn nodes() -> Vec<NodeId> {
 /// # Errors
 /// The task goes on where it is and the error says why: it is pinned, or the target is no live node
 /// or has no room, or the caller is no mobile task.
+#[inline(always)]
 pub fn migrate_to(target: NodeId) -> Result<()> {
+    scrub::below::<{ scrub::DEEP }>();
+    move_to(target)
+}
+
+#[inline(never)]
+fn move_to(target: NodeId) -> Result<()> {
     let Some(header) = current::mobile() else {
         return Err(Error::new(
             Kind::Move,

@@ -123,6 +123,7 @@ where
         Ok(value) => Ok(value),
         Err(panic) => Err(JoinError::from_panic(&*panic)),
     };
+    super::control::reset();
     // SAFETY: the payload holds nothing.
     unsafe { Cellar::<Outcome<T>>::put(payload, outcome) };
     body.holds.set(Holds::Outcome);

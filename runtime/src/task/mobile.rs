@@ -417,6 +417,7 @@ extern "C" fn mobile_main(header: *const Header, root_sp: usize) {
         }
     };
     dtors::run_destructors();
+    super::control::reset();
     // SAFETY: only the task itself writes its outcome, once.
     unsafe { *header.outcome.get() = Some(outcome) };
 }
@@ -472,7 +473,10 @@ fn end(worker: &Worker, task: TaskRef) {
         let slot = header.slot;
         // SAFETY: the task has returned, nothing of its heap is alive.
         unsafe { header.prefix.destroy_arena() };
-        worker.mobile.keep_slot(slot);
+        let came_from_elsewhere = body.epoch.load(Ordering::Relaxed) > Epoch::FIRST.0;
+        if !(came_from_elsewhere && crate::cluster::cluster().quarantine(body.id, slot)) {
+            worker.mobile.keep_slot(slot);
+        }
     }
     task.state.finish();
     crate::cluster::home::ended(body, result);

@@ -11,6 +11,8 @@ pub(crate) mod coro;
 pub(crate) mod current;
 #[expect(unsafe_code, reason = "reaches into the slot that a task owns")]
 pub(crate) mod header;
+#[expect(unsafe_code, reason = "reads and writes the floating-point control words")]
+pub(crate) mod control;
 #[expect(unsafe_code, reason = "packs counted references into one word")]
 pub(crate) mod join;
 #[expect(unsafe_code, reason = "stores closures and results without their types")]
@@ -29,6 +31,8 @@ pub(crate) mod spawn;
 pub(crate) mod stack;
 pub(crate) mod state;
 pub(crate) mod handle;
+#[expect(unsafe_code, reason = "clears dead stack")]
+pub(crate) mod scrub;
 pub(crate) mod time;
 pub(crate) mod here;
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::coro::Suspend;
 use super::header::Header;
-use super::{current, tls};
+use super::{current, scrub, tls};
 
 thread_local! {
     static ASKED: AtomicU32 = const { AtomicU32::new(0) };
@@ -22,6 +22,7 @@ thread_local! {
 pub fn safepoint() {
     // Relaxed: a request that is seen late is seen at the next safepoint.
     if ASKED.with(|asked| asked.load(Ordering::Relaxed)) != 0 {
+        scrub::below::<{ scrub::SHALLOW }>();
         answer();
     }
 }

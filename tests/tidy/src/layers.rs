@@ -1,28 +1,53 @@
-//! Imports point down: launch, node, cluster, migrate | dsm, exec, task | net, the ground floor;
-//! below them the crates iso and proto.
+//! Imports point down: builder, node, launch, cluster, migrate | dsm, exec, task | net, the ground
+//! floor; below them the crates iso and proto.
 //!
 //! Read from the `crate::…` and `super::super::…` paths of `runtime/src`. A call that has to travel
-//! up goes through one of the named doors. `lib.rs` stands outside: it declares the modules and
-//! gives out their names. Tests stand outside too. Absent: names that `lib.rs` gives out
-//! (`crate::JoinHandle`) are not followed to their modules.
+//! up goes through a door, or is one of the [`WAYS_UP`], each with its reason; a way that nobody
+//! takes any more is a finding too, so the table says what is. `lib.rs` stands outside: it declares
+//! the modules and gives out their names. Tests stand outside too. Absent: names that `lib.rs` gives
+//! out (`crate::JoinHandle`) are not followed to their modules.
 
 use crate::{Finding, Source};
 
 /// The modules of `runtime/src`, from the top floor down. Modules of one floor do not import each
 /// other, except on the last.
 const FLOORS: &[&[&str]] = &[
-    &["launch"],
+    &["builder"],
     &["node"],
+    &["launch"],
     &["cluster"],
     &["migrate", "dsm"],
-    &["exec"],
+    &["exec", "overflow"],
     &["task", "net"],
-    // The ground floor: words that all share.
-    &["clock", "config", "entry", "error", "fail", "sync", "trace"],
+    // The ground floor: words and tools that all share.
+    &[
+        "census", "clock", "config", "entry", "error", "fail", "fence", "machine", "symbols",
+        "sync", "trace", "warm",
+    ],
 ];
 
-/// What may be named from any floor.
-const DOORS: &[&str] = &["exec::door", "net::router", "iso::fault", "iso::pool"];
+/// What may be named from any floor: the node of this process, from which each room fetches its own
+/// part, and the named doors.
+const DOORS: &[&str] = &[
+    "node::node",
+    "node::is_running",
+    "cluster::cluster",
+    "exec::door",
+    "net::router",
+    "iso::fault",
+    "iso::pool",
+];
+
+/// Single ways up: who goes, where to, and why.
+const WAYS_UP: &[(&str, &str, &str)] = &[
+    ("migrate", "cluster::Cluster", "what a step of a move tells the protocols, and sends by them"),
+    ("task", "cluster::ask", "handles ask where a task is, whose home may be any node"),
+    ("task", "cluster::home", "a task that has ended is told of to its home"),
+    ("task", "migrate::depart", "a task that suspended in order to leave is handed over"),
+    ("task", "migrate::chaos", "chaos mode orders a move at each suspension"),
+    ("task", "migrate::remains", "a task that ended while memory of it lives on leaves remains"),
+    ("task", "exec::worker", "a task runs with its worker's warm stacks, slots and records"),
+];
 
 /// Checks one file of any crate.
 pub fn check(file: &Source) -> Vec<Finding> {
@@ -62,8 +87,7 @@ fn check_base(file: &Source) -> Vec<Finding> {
 }
 
 fn check_runtime(file: &Source, path: &str) -> Vec<Finding> {
-    let module: Vec<&str> =
-        path.trim_end_matches(".rs").split('/').filter(|part| *part != "mod").collect();
+    let module = module_of(path);
     let home = module[0];
     if home == "lib" {
         return Vec::new();
@@ -78,8 +102,10 @@ fn check_runtime(file: &Source, path: &str) -> Vec<Finding> {
     let tests = if file.is_tests() { 0 } else { file.tests_start() };
     let mut findings = Vec::new();
     for (index, [first, second]) in paths(file, module.len()) {
-        if index >= tests || first == home || DOORS.contains(&format!("{first}::{second}").as_str())
-        {
+        let name = format!("{first}::{second}");
+        let is_open = DOORS.contains(&name.as_str())
+            || WAYS_UP.iter().any(|(from, to, _)| *from == home && *to == name);
+        if index >= tests || first == home || is_open {
             continue;
         }
         let allowed = match floor_of(&first) {
@@ -88,13 +114,32 @@ fn check_runtime(file: &Source, path: &str) -> Vec<Finding> {
         };
         if !allowed {
             let text = format!(
-                "`{home}` imports `crate::{first}::{second}`, which is not below it: move the code, or go through a door ({})",
+                "`{home}` imports `crate::{name}`, which is not below it: move the code, or go through a door ({})",
                 DOORS.join(", ")
             );
             findings.push(Finding::at(file, index, text));
         }
     }
     findings
+}
+
+/// The ways up that no file takes.
+pub fn unused_ways(files: &[Source]) -> Vec<String> {
+    let mut unused: Vec<_> = WAYS_UP.iter().collect();
+    for file in files {
+        let Some(path) = file.path.strip_prefix("runtime/src/") else { continue };
+        let module = module_of(path);
+        unused.retain(|(from, to, _)| {
+            *from != module[0]
+                || !paths(file, module.len()).iter().any(|(_, [a, b])| *to == format!("{a}::{b}"))
+        });
+    }
+    unused.iter().map(|(from, to, why)| format!("{from} -> {to} ({why})")).collect()
+}
+
+/// The module path of a file below `runtime/src`.
+fn module_of(path: &str) -> Vec<&str> {
+    path.trim_end_matches(".rs").split('/').filter(|part| *part != "mod").collect()
 }
 
 fn floor_of(module: &str) -> Option<usize> {
@@ -203,7 +248,7 @@ mod tests {
 
     #[test]
     fn imports_that_point_up_are_found_however_they_are_written() {
-        check_text("runtime/src/task/stack.rs", "use crate::exec::worker;", &[1]);
+        check_text("runtime/src/task/stack.rs", "use crate::exec::queue;", &[1]);
         check_text("runtime/src/task/stack.rs", "\nuse crate::{error::Error, node::Node};", &[2]);
         check_text("runtime/src/task/stack.rs", "fn f() { crate::cluster::load::now() }", &[1]);
         check_text("runtime/src/task/stack.rs", "use super::super::exec::run;", &[1]);
@@ -224,7 +269,22 @@ mod tests {
             "use crate::exec::door;\nuse crate::net::router::send;",
             &[],
         );
-        check_text("runtime/src/task/join.rs", "use crate::exec::{door, worker};", &[1]);
+        check_text("runtime/src/task/join.rs", "use crate::exec::{door, queue};", &[1]);
+    }
+
+    #[test]
+    fn a_single_way_up_is_open_to_its_room_only() {
+        check_text("runtime/src/task/handle.rs", "use crate::cluster::ask;", &[]);
+        check_text("runtime/src/net/link.rs", "use crate::cluster::ask;", &[1]);
+        check_text("runtime/src/exec/idle.rs", "use crate::cluster::ask;", &[1]);
+    }
+
+    #[test]
+    fn a_way_up_that_nobody_takes_is_found() {
+        let taken = Source::new("runtime/src/task/handle.rs", "use crate::cluster::{ask, link};");
+        let unused = unused_ways(&[taken]);
+        assert_eq!(unused.len(), WAYS_UP.len() - 1);
+        assert!(!unused.iter().any(|way| way.contains("cluster::ask")), "{unused:?}");
     }
 
     #[test]

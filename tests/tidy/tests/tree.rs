@@ -13,6 +13,12 @@ fn imports_point_down() {
 }
 
 #[test]
+fn the_table_of_ways_up_says_what_is() {
+    let unused = layers::unused_ways(&Tree::read().files);
+    assert!(unused.is_empty(), "take off the table in tests/tidy/src/layers.rs: {unused:#?}");
+}
+
+#[test]
 fn every_unsafe_has_its_note() {
     check(Tree::read().rust(), unsafe_notes::check);
 }

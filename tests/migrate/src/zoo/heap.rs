@@ -23,7 +23,7 @@ fn heap_64_mib(seed: u64) -> u64 {
         block.push(random.draw());
     }
     let mut sum = 0;
-    for round in 0..3usize {
+    for round in 0..6usize {
         step();
         for at in (round..WORDS).step_by(509) {
             sum = mix(sum, block[at]);

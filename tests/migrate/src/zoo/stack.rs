@@ -95,7 +95,7 @@ fn recursion_over_dyn_fn(seed: u64) -> u64 {
 fn mutual_recursion(seed: u64) -> u64 {
     fn even(n: u64, trail: &mut Vec<u64>) -> u64 {
         trail.push(n);
-        if n.is_multiple_of(16) {
+        if trail.len().is_multiple_of(16) {
             step();
         }
         if n == 0 { 1 } else { odd(n - 1, trail).wrapping_mul(3) }

@@ -188,8 +188,11 @@ fn sum_of(plan: Plan, from: u64, to: u64) -> u64 {
 
 fn fork_join(seed: u64) -> u64 {
     let plan = Plan::Hops { first: 1, hops: 1 };
-    let sum = migrt::spawn(sum_of(plan, seed, seed + 64)).join().expect("the sum");
-    step();
+    let whole = migrt::spawn(sum_of(plan, seed, seed + 64));
+    for _ in 0..6 {
+        step();
+    }
+    let sum = whole.join().expect("the sum");
     assert_eq!(sum, (seed..seed + 64).sum());
     mix(seed, sum)
 }

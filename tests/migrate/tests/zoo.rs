@@ -1,0 +1,71 @@
+//! The zoo in each mode of travelling. A crash takes all specimens of a mode down together, so then
+//! each is run alone, to name the ones at fault.
+
+use std::time::Duration;
+
+use migrt_test_migrate::program::{Ended, run};
+
+const ZOO: &str = env!("CARGO_BIN_EXE_zoo");
+
+fn travel(mode: &str, names: &[&str], limit: Duration) -> Ended {
+    let chaos = if mode == "chaos" { "1" } else { "0" };
+    let args: Vec<&str> = [mode].into_iter().chain(names.iter().copied()).collect();
+    run(ZOO, &args, &[("MIGRT_CHAOS", chaos), ("RUST_BACKTRACE", "0")], limit)
+}
+
+/// Every specimen comes home from `mode` with the checksum that it has at rest, and at most one
+/// move in a hundred is refused.
+fn check(mode: &str) {
+    let all = travel(mode, &[], Duration::from_secs(100));
+    let failures = all.lines_of("FAILED");
+    let total = all.lines_of("total").last().map(|line| {
+        let number = |at: usize| line.split(' ').nth(at).and_then(|n| n.parse::<u32>().ok());
+        (number(1).expect("hops"), number(3).expect("threads"), number(5).expect("refused"))
+    });
+    let Some((hops, threads, refused)) = total else {
+        // It crashed or hangs.
+        let mut culprits = Vec::new();
+        for name in run(ZOO, &["list"], &[], Duration::from_secs(10)).out.lines() {
+            let alone = travel(mode, &[name], Duration::from_secs(10));
+            if !alone.good {
+                let said = alone.err.lines().last().unwrap_or_default().to_owned();
+                culprits.push(format!("{name} alone: {} {:?} {said}", alone.how, alone.lines_of("FAILED")));
+            }
+        }
+        panic!("{mode}: {}\nalone fail: {culprits:#?}\n{failures:#?}\n{}", all.how, all.err);
+    };
+    assert!(refused * 100 <= hops, "{mode}: {refused} moves of {hops} refused: {failures:#?}");
+    assert!(all.good, "{mode}: {}\n{failures:#?}\n{}", all.how, all.err);
+    match mode {
+        "workers" => assert!(threads > 20, "hardly ever on another worker: {threads}"),
+        _ => assert!(hops > 100, "hardly ever on another node: {hops}"),
+    }
+    let visited: std::collections::HashSet<_> =
+        all.lines_of("ok").iter().filter_map(|line| line.split(' ').next().map(str::to_owned)).collect();
+    assert!(visited.len() >= 30, "{mode}: only {} specimens", visited.len());
+}
+
+#[test]
+fn specimens_are_right_when_resumed_on_other_workers() {
+    check("workers");
+}
+
+#[test]
+fn specimens_are_right_when_moved_once() {
+    check("once");
+}
+
+#[test]
+fn specimens_are_right_when_moved_there_and_back() {
+    check("back");
+}
+
+#[test]
+fn specimens_are_right_over_five_hops() {
+    check("five");
+}
+
+#[test]
+fn specimens_are_right_when_moved_at_every_suspension() {
+    check("chaos");
+}
