@@ -1,29 +1,23 @@
-//! A task moves itself: it walks over all nodes in the middle of a loop, and takes along what it
-//! has: a vector, a map, a reference between them.
+//! A task moves itself: it walks over all nodes in the middle of a loop and takes along what it has,
+//! here a diary and a reference into it.
 //!
 //! ```text
 //! cargo run --example hop
 //! ```
 
-use std::collections::HashMap;
-
-/// Visits every node `rounds` times.
+/// Visits every node `rounds` times and counts on the way.
 #[migrt::migratable]
 fn walk(rounds: usize) -> String {
+    let title = String::from("steps");
     let mut diary = Vec::new();
-    let mut visits = HashMap::new();
-    let longest = String::from("nowhere yet");
-    let mut first = &longest;
-    let names: Vec<String> = migrt::nodes().iter().map(ToString::to_string).collect();
-    for _ in 0..rounds {
-        for (node, name) in migrt::nodes().into_iter().zip(&names) {
+    let borrowed = &title;
+    for step in 0..rounds {
+        for node in migrt::nodes() {
             migrt::migrate_to(node).expect("nothing pins this task");
-            diary.push(migrt::here());
-            *visits.entry(migrt::here()).or_insert(0) += 1;
-            first = if diary.len() == 1 { name } else { first };
+            diary.push(format!("{borrowed} {step}: {}", migrt::here()));
         }
     }
-    format!("walked {diary:?}, {} nodes, first {first}, here {}", visits.len(), migrt::here())
+    diary.join(", ")
 }
 
 fn main() -> migrt::Result<()> {

@@ -29,13 +29,14 @@ impl Ring {
     pub fn new(tasks: u64, yields: u64) -> Ring {
         let one = |i: u64| {
             let stack = DefaultStack::new(STACK_LEN).expect("memory for a stack");
-            let mut coroutine = Coroutine::with_stack(stack, move |yielder: &corosensei::Yielder<(), ()>, ()| {
-                yielder.suspend(());
-                for _ in 0..yields {
+            let mut coroutine =
+                Coroutine::with_stack(stack, move |yielder: &corosensei::Yielder<(), ()>, ()| {
                     yielder.suspend(());
-                }
-                i
-            });
+                    for _ in 0..yields {
+                        yielder.suspend(());
+                    }
+                    i
+                });
             // Its first step touches its stack, which is not what is measured.
             coroutine.resume(());
             coroutine

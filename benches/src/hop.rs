@@ -12,11 +12,11 @@ use clap::Args;
 use migrt::NodeId;
 use serde::{Deserialize, Serialize};
 
+use crate::Outcome;
 use crate::clock::machine_ns;
 use crate::quic::Wire;
 use crate::report::Report;
 use crate::stats::Sample;
-use crate::Outcome;
 
 const PAGE_WORDS: usize = 512;
 /// The hops are made in so many turns, with the bare wire's in between.
@@ -43,7 +43,8 @@ pub struct Options {
 fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| format!("{text} is no size: write 64KiB or 1MiB"))?;
+    let number: u64 =
+        number.parse().map_err(|_| format!("{text} is no size: write 64KiB or 1MiB"))?;
     let unit = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kib" => 1 << 10,
@@ -57,10 +58,16 @@ fn parse_size(text: &str) -> Result<u64, String> {
 fn parse_fraction(text: &str) -> Result<f64, String> {
     let wrong = |_| format!("{text} is no fraction: write 1, 0.5 or 1/64");
     let value: f64 = match text.split_once('/') {
-        Some((over, under)) => over.parse::<f64>().map_err(wrong)? / under.parse::<f64>().map_err(wrong)?,
+        Some((over, under)) => {
+            over.parse::<f64>().map_err(wrong)? / under.parse::<f64>().map_err(wrong)?
+        }
         None => text.parse().map_err(wrong)?,
     };
-    if value > 0.0 && value <= 1.0 { Ok(value) } else { Err(format!("{text} is not above 0 and at most 1")) }
+    if value > 0.0 && value <= 1.0 {
+        Ok(value)
+    } else {
+        Err(format!("{text} is not above 0 and at most 1"))
+    }
 }
 
 /// What one traveller is to do.
@@ -204,7 +211,8 @@ fn measure(options: &Options) -> Outcome {
         })
         .collect();
 
-    let (hops, exchanges, pauses) = (Sample::new(hops), Sample::new(exchanges), Sample::new(pauses));
+    let (hops, exchanges, pauses) =
+        (Sample::new(hops), Sample::new(exchanges), Sample::new(pauses));
     let mut report = Report::new(format!(
         "one-way move, heap {} B (1 page in {} touched), stack {} B, checksum right at every hop",
         options.heap, trip.page_step, options.stack

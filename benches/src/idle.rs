@@ -44,7 +44,8 @@ fn park(number: u64, hold: Duration) -> u64 {
 }
 
 pub fn run(options: &Options) -> Outcome {
-    let mut report = Report::new(format!("resident memory of a parked task, {} tasks", options.tasks));
+    let mut report =
+        Report::new(format!("resident memory of a parked task, {} tasks", options.tasks));
     for (kind, flag) in [("local", None), ("mobile", Some("--mobile"))] {
         let output = Command::new(std::env::current_exe()?)
             .args(["idle-kind", "--plain", "--tasks", &options.tasks.to_string()])
@@ -54,11 +55,25 @@ pub fn run(options: &Options) -> Outcome {
         let bytes = text.split_whitespace().nth(1).and_then(|word| word.parse::<f64>().ok());
         let (true, Some(bytes)) = (output.status.success(), bytes) else {
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("the process with {kind} tasks ended with {}: {said}", output.status).into());
+            return Err(format!(
+                "the process with {kind} tasks ended with {}: {said}",
+                output.status
+            )
+            .into());
         };
-        report.add(format!("idle.{kind}_bytes"), bytes, "B", format!("of {} tasks, 1 run", options.tasks));
+        report.add(
+            format!("idle.{kind}_bytes"),
+            bytes,
+            "B",
+            format!("of {} tasks, 1 run", options.tasks),
+        );
     }
-    report.add("idle.floor_bytes", 4_096.0, "B", "one page of stack, the least a stackful task holds");
+    report.add(
+        "idle.floor_bytes",
+        4_096.0,
+        "B",
+        "one page of stack, the least a stackful task holds",
+    );
     Ok(report)
 }
 
@@ -100,14 +115,21 @@ fn measure(tasks: u64, mobile: bool) -> Result<u64, String> {
     Ok(grown)
 }
 
-fn wait_and_measure(tasks: u64, start: Instant, hold: Duration, before: u64) -> Result<u64, String> {
+fn wait_and_measure(
+    tasks: u64,
+    start: Instant,
+    hold: Duration,
+    before: u64,
+) -> Result<u64, String> {
     while PARKED.load(Ordering::SeqCst) < tasks {
         migrt::sleep(Duration::from_millis(10));
     }
     // The last one has counted itself and parks.
     migrt::sleep(Duration::from_millis(50));
     if start.elapsed() > hold {
-        return Err(format!("{tasks} tasks were not parked within {hold:?}: this machine is too busy"));
+        return Err(format!(
+            "{tasks} tasks were not parked within {hold:?}: this machine is too busy"
+        ));
     }
     Ok(resident_bytes()?.saturating_sub(before))
 }
@@ -116,6 +138,7 @@ fn resident_bytes() -> Result<u64, String> {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup")
         .map_err(|e| format!("/proc/self/smaps_rollup cannot be read: {e}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
-    let kib = line.and_then(|l| l.split_whitespace().next()).and_then(|word| word.parse::<u64>().ok());
+    let kib =
+        line.and_then(|l| l.split_whitespace().next()).and_then(|word| word.parse::<u64>().ok());
     kib.map(|kib| kib * 1024).ok_or_else(|| "/proc/self/smaps_rollup has no Rss line".to_owned())
 }

@@ -170,7 +170,10 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-fn server_config(cert: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, Fault> {
+fn server_config(
+    cert: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, Fault> {
     let mut tls = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()

@@ -113,7 +113,9 @@ fn measure(
         let (figures, output) = example("by-migrt", &["--move-every", &options.move_every])?;
         moved.push(figures);
         if run == 0 && !is_same(&output, &by_rayon)? {
-            return Err(format!("{nodes} nodes and rayon sorted the same records differently").into());
+            return Err(
+                format!("{nodes} nodes and rayon sorted the same records differently").into()
+            );
         }
         let (figures, _) = example("by-migrt-unmoved", &["--moves", "0"])?;
         still.push(figures.get("sort.records_per_s").copied().unwrap_or(0.0));
@@ -148,7 +150,9 @@ fn run_example(
         .output()?;
     if !ran.status.success() {
         let said = String::from_utf8_lossy(&ran.stderr);
-        return Err(format!("the sort example on {nodes} nodes ended with {}: {said}", ran.status).into());
+        return Err(
+            format!("the sort example on {nodes} nodes ended with {}: {said}", ran.status).into()
+        );
     }
     let text = String::from_utf8_lossy(&ran.stdout);
     let mut figures: HashMap<String, f64> = text

@@ -14,6 +14,9 @@ use crate::{Outcome, bare};
 
 const BATCH: u64 = 1_000;
 
+/// A kind of task, and one batch of it.
+type Kind = (&'static str, fn() -> u64);
+
 #[derive(Args, Clone, Debug)]
 pub struct Options {
     /// Worker threads.
@@ -56,7 +59,7 @@ fn measure(batches: usize, only: Option<&str>) -> ([Vec<f64>; 3], bool) {
     let mut right = true;
     // The first batches warm the stacks.
     for batch in 0..batches + 3 {
-        let kinds: [(&str, fn() -> u64); 3] =
+        let kinds: [Kind; 3] =
             [("local", local_batch), ("mobile", mobile_batch), ("bare", bare_batch)];
         for (kind, (name, run)) in kinds.into_iter().enumerate() {
             if only.is_some_and(|only| only != name) && batch > 3 {

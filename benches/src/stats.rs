@@ -25,7 +25,12 @@ impl Sample {
 
     /// How many values, and between which bounds their middle half lies.
     pub fn spread(&self) -> String {
-        format!("{} runs, middle half {:.1} to {:.1}", self.0.len(), self.quantile(0.25), self.quantile(0.75))
+        format!(
+            "{} runs, middle half {:.1} to {:.1}",
+            self.0.len(),
+            self.quantile(0.25),
+            self.quantile(0.75)
+        )
     }
 }
 

@@ -37,7 +37,8 @@ fn take_turns(number: u64, yields: u64) -> u64 {
 
 pub fn run(options: &Options) -> Outcome {
     let (tasks, runs) = (options.tasks.max(1), options.runs.max(1));
-    let measured = migrt::Builder::new().workers(options.workers).run(move || measure(tasks, runs))?;
+    let measured =
+        migrt::Builder::new().workers(options.workers).run(move || measure(tasks, runs))?;
     let (samples, right) = measured;
     if !right {
         return Err("a task that yielded did not return its number".into());

@@ -118,7 +118,9 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         other => return Err(format!("{other:?} is no unit of time: use us, ms or s")),
     };
     if duration.is_zero() {
-        return Err("there must be some time between two moves; for none at all say --moves 0".into());
+        return Err(
+            "there must be some time between two moves; for none at all say --moves 0".into()
+        );
     }
     Ok(duration)
 }
@@ -129,7 +131,9 @@ mod tests {
 
     #[test]
     fn sizes_and_times_are_read() {
-        for (text, expected) in [("0", 0), ("100", 100), ("64KiB", 65_536), ("2M", 2 << 20), ("1MB", 1_000_000)] {
+        for (text, expected) in
+            [("0", 0), ("100", 100), ("64KiB", 65_536), ("2M", 2 << 20), ("1MB", 1_000_000)]
+        {
             assert_eq!(parse_size(text), Ok(expected), "{text}");
         }
         for text in ["", "MiB", "1.5GiB", "3 apples", "-1", "99999999TiB"] {

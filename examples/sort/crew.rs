@@ -133,9 +133,9 @@ fn lane<J, T>(
     }
 }
 
-/// Starts a task for the job and waits for it, again if its node died.
+/// Starts a task for the job and waits for it; again elsewhere if its node died.
 fn do_job<J, T>(
-    mut node: NodeId,
+    node: NodeId,
     job: J,
     list: Option<&List>,
     start: fn(NodeId, J) -> JoinHandle<Result<T, String>>,
@@ -147,7 +147,7 @@ where
 {
     let mut tries = 1;
     loop {
-        let handle = start(node, job.clone());
+        let handle = start(live(node), job.clone());
         let (handle, entered) = match list {
             Some(list) => {
                 let (handle, second) = twice(handle);
@@ -159,13 +159,20 @@ where
         drop(entered);
         match outcome {
             Ok(result) => return result,
-            Err(JoinError::Lost { .. }) if tries < TRIES && interrupt::signal().is_none() => {
+            Err(JoinError::Lost { .. } | JoinError::NotStarted { .. })
+                if tries < TRIES && interrupt::signal().is_none() =>
+            {
                 tries += 1;
-                node = migrt::nodes().into_iter().find(|&n| n != node).unwrap_or(migrt::here());
             }
             Err(error) => return Err(error.to_string()),
         }
     }
+}
+
+/// The node, or another one if it died.
+fn live(node: NodeId) -> NodeId {
+    let nodes = migrt::nodes();
+    if nodes.contains(&node) { node } else { nodes[usize::from(node.0) % nodes.len()] }
 }
 
 /// A handle is plain data, so a copy can be made of it: one to join, one to move the task with.

@@ -70,7 +70,8 @@ mod tests {
     #[test]
     fn order_does_not_matter_but_content_does() {
         assert_eq!(digest(&["one", "two", "", "two"]), digest(&["two", "", "two", "one"]));
-        for other in [&["one", "two", ""][..], &["one", "one", "", "two"], &["one", "twp", "", "two"]]
+        for other in
+            [&["one", "two", ""][..], &["one", "one", "", "two"], &["one", "twp", "", "two"]]
         {
             assert_ne!(digest(&["one", "two", "", "two"]), digest(other), "{other:?}");
         }

@@ -25,9 +25,13 @@ pub fn inspect_input(path: &Path, format: Format) -> Result<Input, String> {
     let shown = path.display();
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => {
-            format!("the input {shown} does not exist: correct --input, or leave it out to sort a file that is made")
+            format!(
+                "the input {shown} does not exist: correct --input, or leave it out to sort a file that is made"
+            )
         }
-        _ => format!("the input {shown} cannot be opened: {error}; make it readable or name another"),
+        _ => {
+            format!("the input {shown} cannot be opened: {error}; make it readable or name another")
+        }
     };
     let metadata = fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() {
@@ -73,9 +77,8 @@ pub fn inspect_output(path: &Path, input: Option<&Input>) -> Result<PathBuf, Str
             return Err(format!("the output {shown} is {}: name a file", kind(&metadata)));
         }
         Ok(metadata) => {
-            let same = |other: Metadata| {
-                (other.dev(), other.ino()) == (metadata.dev(), metadata.ino())
-            };
+            let same =
+                |other: Metadata| (other.dev(), other.ino()) == (metadata.dev(), metadata.ino());
             if input.is_some_and(|input| fs::metadata(&input.path).is_ok_and(same)) {
                 return Err(format!(
                     "the output {shown} is the input itself: name another file, and rename it \
@@ -135,7 +138,10 @@ mod tests {
         assert!(inspect_output(folder.path(), Some(&input)).unwrap_err().contains("a folder"));
         let nowhere = inspect_output(&folder.path().join("x/y"), Some(&input)).unwrap_err();
         assert!(nowhere.contains("folder") && nowhere.contains("make it"), "{nowhere}");
-        assert_eq!(inspect_output(&folder.path().join("h"), Some(&input)).unwrap().file_name().unwrap(), "h");
+        assert_eq!(
+            inspect_output(&folder.path().join("h"), Some(&input)).unwrap().file_name().unwrap(),
+            "h"
+        );
     }
 
     #[test]

@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn every_line_is_in_one_part_wherever_the_cuts_are() {
         let long = "x".repeat(200_000);
-        for text in ["", "\n", "a", "a\n", "\n\n\n", "ab\n\ncd\nefghij\nk", "abcdefghijkl", "a\n\n"] {
+        for text in ["", "\n", "a", "a\n", "\n\n\n", "ab\n\ncd\nefghij\nk", "abcdefghijkl", "a\n\n"]
+        {
             (1..=text.len() as u64 + 1).for_each(|cut| check(text, cut));
         }
         for cut in [10_000, 65_536, 199_999, 200_000, 200_001, 200_002] {

@@ -115,9 +115,13 @@ fn make(
         .into_iter()
         .map(|range| MakeJob { file: file.clone(), range, seed: args.seed })
         .collect();
-    crew.run(jobs, &mut progress, None, |job| job.range.1 - job.range.0, |node, job| {
-        migrt::spawn_on(node, make_records(job))
-    })?;
+    crew.run(
+        jobs,
+        &mut progress,
+        None,
+        |job| job.range.1 - job.range.0,
+        |node, job| migrt::spawn_on(node, make_records(job)),
+    )?;
     temp.rename(&path)?;
     Ok((Input { path, len, sorted_len: len }, progress))
 }

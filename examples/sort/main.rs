@@ -54,8 +54,7 @@ fn main() -> ExitCode {
 fn run(args: args::Args) -> Result<(), String> {
     let is_first = std::env::var_os("MIGRT_NODE").is_none_or(|node| node == "0");
     let named = is_first.then(|| job::Named::inspect(&args)).transpose()?;
-    let builder =
-        migrt::Builder::new().workers(args.worker_count()).local_nodes(args.nodes);
+    let builder = migrt::Builder::new().workers(args.worker_count()).local_nodes(args.nodes);
     let plain = args.plain;
     let (report, kept) = builder
         .run(move || job::sort(&args, named.expect("main runs on node 0")))

@@ -46,7 +46,8 @@ impl TempFile {
             let folder = temp.path.parent().unwrap_or(Path::new("/"));
             format!(
                 "{} has no room for {} MiB: {error}; free space there or choose another folder \
-                 (sorting needs twice the size of the input beside the output)",
+                 (by --output, or by TMPDIR for a file that is made; sorting needs twice the \
+                 size of the input beside the output)",
                 folder.display(),
                 len.div_ceil(1 << 20)
             )

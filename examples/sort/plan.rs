@@ -34,7 +34,8 @@ impl Plan {
     /// Cuts an input of `len` bytes for `worker_count` workers; buckets of `bucket_len` if asked.
     pub fn new(len: u64, format: Format, worker_count: usize, bucket_len: Option<u64>) -> Plan {
         let share = len / (8 * worker_count as u64).max(1);
-        let chosen = len.saturating_mul(PIECE_LEN).isqrt().max(BUCKET_LEN).min(share).max(BUCKET_LEN_MIN);
+        let chosen =
+            len.saturating_mul(PIECE_LEN).isqrt().max(BUCKET_LEN).min(share).max(BUCKET_LEN_MIN);
         let bucket_len = bucket_len.unwrap_or(chosen).clamp(1, BUCKET_LEN_MAX);
         Plan {
             parts: cut(len, format, bucket_len),

@@ -36,7 +36,6 @@ impl Progress {
         self.done = (self.done + bytes).min(self.total);
         self.bar.set_position(self.done);
     }
-
 }
 
 impl Drop for Progress {
@@ -44,7 +43,6 @@ impl Drop for Progress {
         self.bar.finish_and_clear();
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -101,8 +101,7 @@ impl Report {
         )?;
         writeln!(out, "         {} of them seen by the tasks in mid-sort", self.moves_seen)?;
         if let Some(pauses) = self.pauses() {
-            let [median, p99, max] =
-                pauses.map(|us| time(Duration::from_micros(u64::from(us))));
+            let [median, p99, max] = pauses.map(|us| time(Duration::from_micros(u64::from(us))));
             writeln!(out, "  pause  median {median}, p99 {p99}, max {max}")?;
         }
         writeln!(
@@ -206,7 +205,12 @@ mod tests {
             let words: Vec<_> = line.split(' ').collect();
             assert!(words.len() == 3 && words[1].parse::<f64>().is_ok(), "{line}");
         }
-        for line in ["sort.records_per_s 1789569 1/s", "sort.moves 110 moves", "sort.pause_us_p99 990 us", "sort.n1.cpu_share 50.0 %"] {
+        for line in [
+            "sort.records_per_s 1789569 1/s",
+            "sort.moves 110 moves",
+            "sort.pause_us_p99 990 us",
+            "sort.n1.cpu_share 50.0 %",
+        ] {
             assert!(plain.lines().any(|found| found == line), "{line} is missing in\n{plain}");
         }
     }
@@ -214,7 +218,13 @@ mod tests {
     #[test]
     fn the_table_tells_the_same() {
         let table = report().table();
-        for text in ["2,684,354 records (256.0 MiB) in 1.50 s", "50 %", "110 of 120", "median 500 us", "max 1.0 ms"] {
+        for text in [
+            "2,684,354 records (256.0 MiB) in 1.50 s",
+            "50 %",
+            "110 of 120",
+            "median 500 us",
+            "max 1.0 ms",
+        ] {
             assert!(table.contains(text), "{text} is missing in\n{table}");
         }
         let still = Report { pauses_us: Vec::new(), ..report() };

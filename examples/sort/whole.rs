@@ -35,7 +35,9 @@ fn sort(name: &str, content: &[u8], format: Format, bucket_len: u64) -> Vec<u8> 
         let lens = sieve.sieve(&part.data, part.base, &items, &mut sieved, || ());
         cuts.push(bucket::cuts(part.base, &lens));
         writer.seek(part.base).unwrap();
-        sieved.iter().for_each(|i| drop(writer.put(&part.data[i.range(format)]).unwrap()));
+        for item in &sieved {
+            writer.put(&part.data[item.range(format)]).unwrap();
+        }
     }
     writer.flush().unwrap();
     let mut writer = PartWriter::new(shared("out"));
@@ -45,7 +47,9 @@ fn sort(name: &str, content: &[u8], format: Format, bucket_len: u64) -> Vec<u8> 
         input::read_pieces(&shared("parts"), &pieces, &mut data).unwrap();
         bucket::items(format, &data, &mut items, || ());
         bucket::sort(format, &data, &mut items, || ());
-        items.iter().for_each(|i| drop(writer.put(&data[i.range(format)]).unwrap()));
+        for item in &items {
+            writer.put(&data[item.range(format)]).unwrap();
+        }
     }
     writer.flush().unwrap();
     let sorted = fs::read(path("out")).unwrap();
@@ -86,7 +90,9 @@ fn check_lines(content: &[u8]) {
 
 #[test]
 fn lines_come_out_as_from_coreutils() {
-    for text in ["", "\n", "a", "b\na", "b\na\n", "\n\nz\n\na", "ab\nab\0\nab\x01\na\n", "é\nz\nZ\n"] {
+    for text in
+        ["", "\n", "a", "b\na", "b\na\n", "\n\nz\n\na", "ab\nab\0\nab\x01\na\n", "é\nz\nZ\n"]
+    {
         check_lines(text.as_bytes());
     }
     let mut random = records::Random::new(3);
@@ -110,7 +116,10 @@ fn check_records(name: &str, content: &[u8], len: usize, key: usize) {
     let expected = expected.concat();
     let format = Format::Records { len: len as u32, key: key as u32 };
     for bucket_len in [1000, 30_000, 1 << 20] {
-        assert!(sort(name, content, format, bucket_len) == expected, "{name}, buckets of {bucket_len}");
+        assert!(
+            sort(name, content, format, bucket_len) == expected,
+            "{name}, buckets of {bucket_len}"
+        );
     }
 }
 
@@ -142,8 +151,7 @@ fn one_key_alone_falls_into_even_buckets() {
     let data = fs::read(&path).unwrap();
     let (mut items, mut sieved) = (Vec::new(), Vec::new());
     bucket::items(Format::Lines, &data, &mut items, || ());
-    let lens =
-        Sieve::new(Format::Lines, splitters).sieve(&data, 0, &items, &mut sieved, || ());
+    let lens = Sieve::new(Format::Lines, splitters).sieve(&data, 0, &items, &mut sieved, || ());
     assert_eq!(lens.iter().sum::<u32>(), 100_000);
     assert!(lens.iter().all(|&len| len < 25_000), "{lens:?}");
 }

@@ -163,6 +163,7 @@ fn prepare_process(config: &Config, identity: Option<&Identity>) -> Result<()> {
     }
     crate::overflow::install();
     crate::fence::watch_continue();
+    crate::census::install().map_err(Error::from)?;
     crate::clock::measure();
     Ok(())
 }

@@ -39,6 +39,9 @@ const HUGE: usize = 1 << 20;
 static MAPS: [AtomicPtr<AtomicU8>; SPAN_COUNT] =
     [const { AtomicPtr::new(ptr::null_mut()) }; SPAN_COUNT];
 
+/// Which of them there are, a bit for each: the table is a MiB long.
+static PRESENT: [AtomicU64; SPAN_COUNT / 64] = [const { AtomicU64::new(0) }; SPAN_COUNT / 64];
+
 /// The longest block that there has been, if it was huge.
 static LONGEST: AtomicUsize = AtomicUsize::new(0);
 
@@ -118,11 +121,13 @@ pub(crate) fn for_each_live(found: &mut dyn FnMut(usize, usize)) {
 
 /// Calls `found` with the address of each map, [`MAP_LEN`] bytes, and of the GiB that it describes.
 pub(super) fn for_each_map(found: &mut dyn FnMut(usize, usize)) {
-    for (index, entry) in MAPS.iter().enumerate() {
-        let origin = entry.load(Ordering::Acquire);
-        if !origin.is_null() {
+    for (group, bits) in PRESENT.iter().enumerate() {
+        let mut bits = bits.load(Ordering::Acquire);
+        while bits != 0 {
+            let index = group * 64 + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
             let base = index << SPAN_SHIFT;
-            found(byte(origin, base) as usize, base);
+            found(byte(MAPS[index].load(Ordering::Acquire), base) as usize, base);
         }
     }
 }
@@ -248,7 +253,11 @@ fn first_or_huge(block: usize, len: usize) -> *mut AtomicU8 {
     let Some(map) = super::raw::map(MAP_LEN) else { return ptr::null_mut() };
     let origin = (map as *mut AtomicU8).wrapping_sub((block >> SPAN_SHIFT << SPAN_SHIFT) / GRAIN);
     match entry.compare_exchange(ptr::null_mut(), origin, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => origin,
+        Ok(_) => {
+            let index = block >> SPAN_SHIFT;
+            PRESENT[index / 64].fetch_or(1 << (index % 64), Ordering::Release);
+            origin
+        }
         Err(first) => {
             super::raw::unmap(map, MAP_LEN);
             first

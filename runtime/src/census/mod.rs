@@ -25,3 +25,7 @@ pub(crate) use node_memory::{NodeMemory, is_node_memory};
 pub(crate) use roots::{Root, Scratch, TaskSight, for_each_root_range};
 pub(crate) use scan::scan_words;
 pub(crate) use stop::{StoppedThread, install, with_stopped_threads};
+
+#[cfg(test)]
+#[cfg(target_feature = "crt-static")]
+mod tests;

@@ -3,12 +3,12 @@
 //! A word of a task is mostly no address at all, so three questions come first that cost a few loads:
 //! the map of live blocks, the allocator's own, and a bit per 16 MiB that anything was mapped in. Only
 //! then is the kernel asked whether the page is mapped, and the list of mappings what it is; if the
-//! list lacks it, it is read again.
+//! list lacks it, it is read again. So it is when it is old and there are many questions.
 //!
 //! Live blocks are exact. A mapping in 16 MiB that were empty may be missed for [`FRESH`].
 
 use std::sync::RwLock;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use migrt_iso::{PAGE_LEN, in_region};
 
@@ -28,6 +28,11 @@ pub(crate) enum NodeMemory {
 
 /// How long the list is believed, in nanoseconds.
 const FRESH: i64 = 50_000_000;
+
+/// With an old list the kernel is asked so many times for nothing before the list is read: together
+/// about as dear.
+const VAIN_MAX: u32 = 256;
+static ASKED_IN_VAIN: AtomicU32 = AtomicU32::new(0);
 
 /// A bit stands for this many bytes.
 const GRANULE_SHIFT: u32 = 24;
@@ -52,7 +57,13 @@ pub(crate) fn is_node_memory(addr: usize) -> Option<NodeMemory> {
         return Some(NodeMemory::Block { start, len });
     }
     let is_fresh = now() - READ_AT.load(Ordering::Acquire) < FRESH;
-    if is_fresh && !is_in_use(addr) || live::is_of_allocator(addr) || !is_mapped(addr) {
+    if is_fresh && !is_in_use(addr) || live::is_of_allocator(addr) {
+        return None;
+    }
+    if !is_mapped(addr) {
+        if !is_fresh && ASKED_IN_VAIN.fetch_add(1, Ordering::Relaxed) % VAIN_MAX == VAIN_MAX - 1 {
+            read_again(&mut LIST.write().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        }
         return None;
     }
     if is_fresh {
@@ -107,9 +118,8 @@ fn now() -> i64 {
 fn look_up(mappings: &[Mapping], addr: usize) -> Option<Option<NodeMemory>> {
     let index = mappings.partition_point(|mapping| mapping.end <= addr);
     let mapping = mappings.get(index).filter(|mapping| mapping.start <= addr)?;
-    let above_guard = index > 0
-        && mappings[index - 1].end == mapping.start
-        && !mappings[index - 1].readable;
+    let above_guard =
+        index > 0 && mappings[index - 1].end == mapping.start && !mappings[index - 1].readable;
     Some(match mapping.kind {
         Kind::Kernel => None,
         _ if !mapping.readable || live::is_map(addr) => None,

@@ -249,8 +249,11 @@ impl Tables {
         visit: &mut dyn FnMut(Root, usize, usize),
     ) -> bool {
         let root = Root::Stack(thread.tid);
-        let tp =
-            if in_region(thread.fs_base) { (sight.worker_tp)(thread.fs_base) } else { thread.fs_base };
+        let tp = if in_region(thread.fs_base) {
+            (sight.worker_tp)(thread.fs_base)
+        } else {
+            thread.fs_base
+        };
         let (alternate, alternate_len) = thread.alternate_stack;
         let rsp = if in_region(thread.rsp) {
             (sight.worker_rsp)(thread)
@@ -270,7 +273,8 @@ impl Tables {
             && !self.mappings[index - 1].readable;
         let lowest = rsp.map_or(mapping.start, |rsp| rsp - RED_ZONE).max(mapping.start);
         let has_tp = (lowest..mapping.end).contains(&tp);
-        if !is_main && !(has_guard && has_tp) {
+        let is_stack = is_main || has_guard && has_tp;
+        if !is_stack {
             // No stack that we know. If it is private memory it counts whole, as a mapping.
             return is_candidate(&mapping);
         }

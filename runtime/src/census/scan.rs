@@ -106,7 +106,9 @@ mod tests {
         let mut x = 1usize;
         let words: Vec<usize> = (0..600)
             .map(|_| {
-                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                x = x
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 if x >> 60 < 3 { edges[(x >> 30) % edges.len()] } else { x }
             })
             .collect();

@@ -103,16 +103,25 @@ pub(crate) fn with_stopped_threads<R>(
     if !READY.load(Ordering::Acquire) || !begin(end) {
         return None;
     }
-    let stopped = stop_all(end);
-    let result = stopped.map(|count| {
-        // SAFETY: the stop is ours (BUSY), and `count` threads have registered.
-        f(unsafe { &*TABLE.stopped.get().cast::<[StoppedThread; THREADS_MAX]>() }.get(..count).unwrap_or(&[]))
-    });
-    // Releases the threads: pairs with the load in the handler's loop.
-    ROUND.fetch_add(1, Ordering::SeqCst);
-    wake(&ROUND, i32::MAX as usize);
-    BUSY.store(false, Ordering::Release);
-    result
+    let _release = Release;
+    let count = stop_all(end)?;
+    // SAFETY: the stop is ours (BUSY), and the first `count` places were filled, for no thread that
+    // has registered goes on before the release.
+    Some(f(unsafe {
+        std::slice::from_raw_parts(TABLE.stopped.get().cast::<StoppedThread>(), count)
+    }))
+}
+
+/// Lets the threads go on, however the stop ended.
+struct Release;
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        // Pairs with the load in the handler's loop.
+        ROUND.fetch_add(1, Ordering::SeqCst);
+        wake(&ROUND, i32::MAX as usize);
+        BUSY.store(false, Ordering::Release);
+    }
 }
 
 /// Where the stop's own tables lie: start and length. They hold stack pointers and the like.
@@ -263,9 +272,9 @@ fn for_each_thread(listing: &mut [u8], found: &mut dyn FnMut(i32) -> bool) -> bo
         // A record: number, offset (8 bytes each), its own length (2), type (1), name, zero.
         while whole && rest.len() > 19 {
             let len = u16::from_ne_bytes([rest[16], rest[17]]) as usize;
-            let name = rest[19..len].iter().take_while(|&&byte| byte != 0);
-            let tid = name.fold(Some(0i32), |number, &digit| match digit {
-                b'0'..=b'9' => number?.checked_mul(10)?.checked_add(i32::from(digit - b'0')),
+            let mut name = rest[19..len].iter().take_while(|&&byte| byte != 0);
+            let tid = name.try_fold(0i32, |number, &digit| match digit {
+                b'0'..=b'9' => number.checked_mul(10)?.checked_add(i32::from(digit - b'0')),
                 _ => None,
             });
             rest = &rest[len..];
@@ -281,11 +290,7 @@ fn for_each_thread(listing: &mut [u8], found: &mut dyn FnMut(i32) -> bool) -> bo
 }
 
 /// See the module, rule 3.
-extern "C" fn on_signal(
-    _signal: i32,
-    _info: *mut libc::siginfo_t,
-    context: *mut libc::ucontext_t,
-) {
+extern "C" fn on_signal(_signal: i32, _info: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
     ACTIVE.fetch_add(1, Ordering::SeqCst);
     let round = ROUND.load(Ordering::SeqCst);
     if round & 1 == 1 {
@@ -315,7 +320,9 @@ unsafe fn read_context(tid: i32, context: *mut libc::ucontext_t) -> StoppedThrea
     const LEGACY_LEN: usize = 512;
     let fs_base: usize;
     // SAFETY: every thread block begins with its own address.
-    unsafe { asm!("mov {}, fs:[0]", out(reg) fs_base, options(nostack, preserves_flags, readonly)) };
+    unsafe {
+        asm!("mov {}, fs:[0]", out(reg) fs_base, options(nostack, preserves_flags, readonly))
+    };
     // SAFETY: the caller's promise. The first 16 registers are the integer ones.
     let context = unsafe { &*context };
     let registers = &context.uc_mcontext.gregs;

@@ -186,7 +186,7 @@ fn adopt(ship: &ShipHeader, copy: &mut Copy) -> Result<(Manifest, Installer), St
         if at == 0 && slot.class() < crate::task::header::TASK_CLASS {
             return Err(format!("{slot} is too short for a task slot"));
         }
-        take_over(slot, copy.kept.as_ref())?;
+        take_over(slot, ship.task, &mut copy.kept)?;
         copy.slots.push(slot);
     }
     // Heap slots that the task has given up since it left: nothing of it lives in them.
@@ -206,7 +206,7 @@ fn adopt(ship: &ShipHeader, copy: &mut Copy) -> Result<(Manifest, Installer), St
 /// Adopts a slot. A task that comes back at once may find its old copy still here, its release
 /// ordered but not carried out yet by the thread that works on it: that is waited for. Another
 /// task's remains are looked at again: mostly nothing reaches them any more.
-fn take_over(slot: SlotId, kept: Option<&Kept>) -> Result<(), String> {
+fn take_over(slot: SlotId, task: TaskId, kept: &mut Option<Kept>) -> Result<(), String> {
     let patience = Instant::now() + RELEASE_PATIENCE;
     let mut collected = false;
     loop {
@@ -217,6 +217,14 @@ fn take_over(slot: SlotId, kept: Option<&Kept>) -> Result<(), String> {
         match adopted {
             Ok(()) => return Ok(()),
             Err(Conflict::InUse(_)) if Instant::now() < patience => std::thread::yield_now(),
+            Err(Conflict::Remains(_)) if kept.is_none() && !collected => {
+                // Its own, kept just now, or another's.
+                *kept = remains::take(task);
+                collected = kept.is_none();
+                if collected {
+                    remains::collect();
+                }
+            }
             Err(Conflict::Remains(_)) if !collected => {
                 collected = true;
                 remains::collect();

@@ -19,7 +19,7 @@ use migrt_iso::arena::Arena;
 use migrt_iso::{REGION_BASE, REGION_LEN, SlotId, pool};
 
 use super::image;
-use super::census_stub::{self as census, NodeMemory};
+use crate::census::{self, NodeMemory};
 use crate::symbols;
 use crate::task::header::Header;
 use crate::task::tls::TlsLayout;

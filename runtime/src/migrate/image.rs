@@ -7,8 +7,7 @@
 //! ```
 //!
 //! Pages that were never touched or hold only zeros are left out: memory is zero where nothing
-//! arrives. The bytes of SP's page below SP are dead and zeroed first. Pages are sent from where they
-//! lie: the task stays frozen until the target has them all.
+//! arrives. The bytes of SP's page below SP are dead and zeroed first.
 
 use migrt_iso::{PAGE_LEN, SlotId, page};
 use migrt_proto::SlotRef;
@@ -20,28 +19,11 @@ use crate::task::header::{Header, Layout};
 /// Runs shorter than this are read rather than asked after: a system call costs more.
 const ASK_PAGES: usize = 24;
 
-/// Pages of a frozen task, in the order of `slots`.
+/// The live pages of a frozen task, slot by slot, in rising order.
 #[derive(Debug, Default)]
 pub(crate) struct Image {
     pub(crate) slots: Vec<ShipSlot>,
-    pub(crate) parts: Vec<FrozenPages>,
     pub(crate) page_count: usize,
-}
-
-/// Neighbouring pages of a frozen task, as the wire reads them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FrozenPages {
-    addr: usize,
-    len: usize,
-}
-
-impl AsRef<[u8]> for FrozenPages {
-    fn as_ref(&self) -> &[u8] {
-        // SAFETY: pages of a slot in the region, which stays mapped. The task is frozen until the
-        // target has acknowledged them (rule 2 of the hand-off); if the move is called off before,
-        // what is read here reaches nobody: the target drops the try by its epoch.
-        unsafe { std::slice::from_raw_parts(self.addr as *const u8, self.len) }
-    }
 }
 
 /// Finds the live pages of a frozen task.
@@ -127,11 +109,6 @@ impl Image {
             _ => slot.runs.push(PageRun { first, count: count as u32 }),
         }
         self.page_count += count;
-        let len = count * PAGE_LEN;
-        match self.parts.last_mut() {
-            Some(part) if part.addr + part.len == addr => part.len += len,
-            _ => self.parts.push(FrozenPages { addr, len }),
-        }
     }
 }
 

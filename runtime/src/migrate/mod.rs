@@ -14,8 +14,6 @@
 pub(crate) mod arrive;
 #[expect(unsafe_code, reason = "reads every word of a frozen task")]
 pub(crate) mod audit;
-#[allow(unsafe_code, reason = "reads memory")]
-pub(crate) mod census_stub;
 pub(crate) mod chaos;
 #[expect(unsafe_code, reason = "reads the pages of frozen tasks and writes those of arriving ones")]
 pub(crate) mod image;
@@ -23,6 +21,7 @@ pub(crate) mod pins;
 #[expect(unsafe_code, reason = "compares and merges pages that the node still uses")]
 pub(crate) mod remains;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -35,7 +34,6 @@ use crate::cluster::{Cluster, cluster};
 use crate::config::Audit;
 use crate::exec::door;
 use crate::fail;
-use crate::net::Part;
 use crate::task::header::Header;
 use crate::task::mobile::{Call, MobileBody};
 use crate::task::record::TaskRef;
@@ -89,9 +87,9 @@ pub(crate) fn depart(task: TaskRef) {
             cluster.metrics.refused();
             tracing::debug!(task = %body.id, target, %why, "a move is refused");
             body.set_refusal(why.to_string());
-            let id = body.id;
+            // The core first: the task may order its next move as soon as it goes on.
+            cluster.tell(|core, now| core.freeze_failed(now, body.id, why));
             stay(task);
-            cluster.tell(|core, now| core.freeze_failed(now, id, why));
         }
     }
 }
@@ -187,8 +185,12 @@ pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: 
     let mut header = Vec::new();
     ship.encode(&mut header);
     cluster.metrics.shipped(page_count, page_count * PAGE_LEN + header.len());
-    body.set_shipped(ship.slots);
-    let parts = image.parts.into_iter().map(|part| Part::Shared(Box::new(part))).collect();
+    let Some(base) = remains::Base::copy(&ship.slots).map(Arc::new) else {
+        let why = "this node has no slot left to copy the task's pages to";
+        return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why));
+    };
+    let parts = base.parts();
+    body.set_shipped(base);
     cluster.send_bulk(to, header, parts, move |result| {
         if let Err(why) = result {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
@@ -228,7 +230,8 @@ pub(crate) fn release(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     cluster.metrics.left();
     tracing::debug!(task = %body.id, to = to.0, "left");
     if let Some(header) = body.header() {
-        remains::keep_departed(body.id, slots_of(header), &body.take_shipped());
+        let base = body.take_shipped().expect("it was shipped before it was another node's");
+        remains::keep_departed(body.id, slots_of(header), base);
     }
     body.clear_header();
     task.state.release();

@@ -14,12 +14,11 @@ use std::arch::naked_asm;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use migrt_iso::{SlotId, guard, pool};
-use migrt_proto::wire::ShipSlot;
 use migrt_proto::{EntryId, Epoch, TaskId};
 
 use super::coro::{Coro, Suspend};
@@ -33,6 +32,7 @@ use super::tls::TlsLayout;
 use crate::entry::{self, Entry};
 use crate::error::JoinError;
 use crate::exec::worker::Worker;
+use crate::migrate::remains::Base;
 
 /// Warm task slots kept per worker.
 const SLOTS_KEPT: usize = 1200;
@@ -51,7 +51,7 @@ pub(crate) struct Call {
 struct Journey {
     frozen_at: Option<Instant>,
     refusal: Option<String>,
-    shipped: Vec<ShipSlot>,
+    shipped: Option<Arc<Base>>,
 }
 
 /// The record's part of a mobile task.
@@ -150,13 +150,13 @@ impl MobileBody {
         self.journey.lock().unwrap().frozen_at.map_or(0, |when| when.elapsed().as_micros() as u32)
     }
 
-    /// Which pages are on their way.
-    pub(crate) fn set_shipped(&self, pages: Vec<ShipSlot>) {
-        self.journey.lock().unwrap().shipped = pages;
+    /// What is on its way.
+    pub(crate) fn set_shipped(&self, base: Arc<Base>) {
+        self.journey.lock().unwrap().shipped = Some(base);
     }
 
-    pub(crate) fn take_shipped(&self) -> Vec<ShipSlot> {
-        std::mem::take(&mut self.journey.lock().unwrap().shipped)
+    pub(crate) fn take_shipped(&self) -> Option<Arc<Base>> {
+        self.journey.lock().unwrap().shipped.take()
     }
 
     pub(crate) fn set_refusal(&self, why: String) {

@@ -10,28 +10,45 @@ pub(crate) const DEEP: usize = 3072;
 /// Bytes cleared where it suspends at once.
 pub(crate) const SHALLOW: usize = 768;
 
-/// Clears `LEN` bytes below the frame of the function this is inlined into (and its red zone).
+/// Clears `LEN` bytes below the frame of the function this is inlined into (and its red zone), if
+/// that is a mobile task's: nobody looks at the stacks of others.
 ///
 /// Only writes below the stack pointer of a thread that is about to call a function which uses more.
 #[inline(always)]
 pub(crate) fn below<const LEN: usize>() {
-    // SAFETY: memory below the red zone belongs to nobody until the next call; signal frames that
+    if !migrt_iso::in_region(super::tls::thread_pointer() as usize) {
+        return;
+    }
+    const { assert!(LEN.is_multiple_of(64)) };
+    // Plain stores: `rep stosq` takes longer to begin than this takes in all (3 ns for 768 bytes).
+    // SAFETY: memory below the stack pointer belongs to nobody until the next call; signal frames that
     // lie there while a handler runs are gone when this code goes on. Registers are declared.
     unsafe {
         std::arch::asm!(
             "lea rdi, [rsp - {far}]",
-            "mov ecx, {words}",
-            "xor eax, eax",
-            "rep stosq",
+            "and rdi, -16",
+            "mov ecx, {chunks}",
+            "pxor xmm0, xmm0",
+            // What the rounding down has left out at the top.
+            "movups [rsp - {near}], xmm0",
+            "2:",
+            "movaps [rdi], xmm0",
+            "movaps [rdi + 16], xmm0",
+            "movaps [rdi + 32], xmm0",
+            "movaps [rdi + 48], xmm0",
+            "add rdi, 64",
+            "dec ecx",
+            "jnz 2b",
             "xor r12d, r12d",
             "xor r13d, r13d",
             "xor r14d, r14d",
             "xor r15d, r15d",
-            far = const LEN + 128,
-            words = const LEN / 8,
+            far = const LEN,
+            near = const 128 + 16,
+            chunks = const LEN / 64,
             out("rdi") _,
             out("rcx") _,
-            out("rax") _,
+            out("xmm0") _,
             // Not used, but not kept over the call either: a register that a callee saves may hold
             // a value that nobody needs any more, and would be stored with the frame. (rbx and rbp
             // cannot be named.)
@@ -39,7 +56,7 @@ pub(crate) fn below<const LEN: usize>() {
             out("r13") _,
             out("r14") _,
             out("r15") _,
-            options(nostack),
+            // Without `nostack`, so there is no red zone below the stack pointer here.
         );
     }
 }

@@ -51,8 +51,13 @@ pub(crate) fn tenant_sp(slot: SlotId) -> Option<usize> {
     Some(coro.as_ref().map_or(0, |coro| coro.saved_sp()))
 }
 
+/// One past the highest stack byte of the stack in `slot`.
+pub(crate) fn base_of(slot: SlotId) -> usize {
+    slot.base() + slot.len() - TOP_LEN
+}
+
 fn tenant(slot: SlotId) -> *const AtomicPtr<Record> {
-    (slot.base() + slot.len() - TOP_LEN) as *const AtomicPtr<Record>
+    base_of(slot) as *const AtomicPtr<Record>
 }
 
 /// A slot that serves as a stack, guard installed.
@@ -74,7 +79,7 @@ impl Stack {
     }
 
     pub(crate) fn bounds(&self) -> StackBounds {
-        StackBounds::new(self.slot.base(), self.slot.base() + self.slot.len() - TOP_LEN)
+        StackBounds::new(self.slot.base(), base_of(self.slot))
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Plan {
     Still,
     /// Give the worker back.
     Yield,
+    /// Give the worker back after it was kept busy for a while, or sleep: others take the task.
+    Shuffle,
     /// From step `first` on, `hops` steps move to the next node round; all others yield.
     Hops { first: u32, hops: u32 },
 }
@@ -68,6 +70,11 @@ pub fn step() {
             if let Err(error) = migrt::migrate_to(next_node()) {
                 WALKED.with_borrow_mut(|walked| walked.refused.push(error.to_string()));
             }
+        }
+        Plan::Shuffle if at.is_multiple_of(2) => migrt::sleep(Duration::from_micros(5)),
+        Plan::Shuffle => {
+            (0..2000).for_each(|n| _ = std::hint::black_box(n));
+            migrt::yield_now();
         }
         _ => migrt::yield_now(),
     }

@@ -40,6 +40,13 @@ impl Arena {
         }
     }
 
+    /// Where the head of the list of remote frees lies: a word that others write while the owner does
+    /// not run.
+    #[must_use]
+    pub fn remote_list_addr(&self) -> usize {
+        &raw const self.remote as usize
+    }
+
     /// Whether blocks wait to be taken back.
     #[must_use]
     pub fn has_remote_frees(&self) -> bool {

@@ -4,69 +4,119 @@
 //! They lie in slots of the region taken for the purpose, not in the node's heap: a scan of node
 //! memory must not meet these copies of the task's own pointers and take them for references.
 
-use migrt_iso::{PAGE_LEN, SlotClass, SlotId, page, pool};
+use std::ops::Range;
+use std::sync::Arc;
+
+use migrt_iso::{PAGE_LEN, REGION_BASE, SlotClass, SlotId, page, pool};
 use migrt_proto::wire::ShipSlot;
+
+use crate::net::Part;
+
+/// Bytes of one slot of copies.
+const PART_LEN: usize = 16 << 20;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Base {
-    /// `(page address, where its copy lies)`, ascending.
-    pages: Vec<(usize, usize)>,
+    /// Pages and where their copies lie, ascending. Numbers, not addresses: this table is node
+    /// memory, and an address in it would be a reference to what it describes.
+    pages: Vec<(PageNumber, PageNumber)>,
     slots: Vec<SlotId>,
 }
 
+/// A page of the region, counted from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PageNumber(u64);
+
+impl PageNumber {
+    fn of(addr: usize) -> PageNumber {
+        PageNumber(((addr - REGION_BASE) / PAGE_LEN) as u64)
+    }
+
+    fn addr(self) -> usize {
+        REGION_BASE + self.0 as usize * PAGE_LEN
+    }
+}
+
 impl Base {
-    /// Copies the pages that were shipped.
+    /// Copies the pages of a frozen task, in the order of the list: what is shipped is this copy, so
+    /// the two are equal whatever the node's threads do to memory that they reach.
     ///
-    /// # Panics
-    /// If this node has no slot left for the copy.
-    pub(crate) fn copy(shipped: &[ShipSlot]) -> Base {
-        let mut pages: Vec<usize> = Vec::new();
-        for item in shipped {
-            let base = SlotId::from_raw(item.slot.0).expect("shipped from here").base();
+    /// `None`: this node has no slot left for the copy.
+    pub(crate) fn copy(list: &[ShipSlot]) -> Option<Base> {
+        let count: usize = list.iter().flat_map(|s| &s.runs).map(|run| run.count as usize).sum();
+        let mut base = Base { pages: Vec::with_capacity(count), slots: Vec::new() };
+        let mut room = 0..0;
+        for item in list {
+            let start = SlotId::from_raw(item.slot.0).expect("a slot of this node").base();
             for run in &item.runs {
-                let first = run.first as usize;
-                pages.extend((first..first + run.count as usize).map(|p| base + p * PAGE_LEN));
+                let mut from = start + run.first as usize * PAGE_LEN;
+                let end = from + run.count as usize * PAGE_LEN;
+                while from < end {
+                    if room.is_empty() {
+                        room = base.more_room((count - base.pages.len()) * PAGE_LEN)?;
+                    }
+                    let len = room.len().min(end - from);
+                    // SAFETY: the source is the frozen task's; the target a slot of ours.
+                    unsafe {
+                        std::ptr::copy_nonoverlapping(from as *const u8, room.start as *mut u8, len);
+                    }
+                    for page in (0..len).step_by(PAGE_LEN) {
+                        let pair = (PageNumber::of(from + page), PageNumber::of(room.start + page));
+                        base.pages.push(pair);
+                    }
+                    room.start += len;
+                    from += len;
+                }
             }
         }
-        pages.sort_unstable();
-        let (mut slots, mut room) = (Vec::new(), 0..0);
-        let mut copies = Vec::with_capacity(pages.len());
-        for (at, &addr) in pages.iter().enumerate() {
-            if room.is_empty() {
-                let left = (pages.len() - at) * PAGE_LEN;
-                let class = SlotClass::for_len(left.min(64 << 20)).expect("64 MiB at most");
-                let slot = pool::global().take(class).expect("a slot for the copy of what left");
-                slots.push(slot);
-                room = slot.base()..slot.base() + slot.len();
-            }
-            // SAFETY: the source page is the departed task's, not yet given up; the target is ours.
-            unsafe {
-                std::ptr::copy_nonoverlapping(addr as *const u8, room.start as *mut u8, PAGE_LEN);
-            }
-            copies.push((addr, room.start));
-            room.start += PAGE_LEN;
+        base.pages.sort_unstable();
+        Some(base)
+    }
+
+    /// A slot for `left` bytes or for as many as one part is to have.
+    fn more_room(&mut self, left: usize) -> Option<Range<usize>> {
+        let class = SlotClass::for_len(left.min(PART_LEN)).expect("a short slot");
+        let slot = pool::global().take(class)?;
+        self.slots.push(slot);
+        let len = left.min(slot.len());
+        if len >= 16 * PAGE_LEN && class > pool::WARM_CLASS_MAX {
+            // SAFETY: a slot just taken.
+            unsafe { page::populate_write(slot.base(), len.next_multiple_of(PAGE_LEN)) };
         }
-        Base { pages: copies, slots }
+        Some(slot.base()..slot.base() + len)
+    }
+
+    /// The copy as the wire sends it: one part for each of its slots.
+    pub(crate) fn parts(self: &Arc<Base>) -> Vec<Part> {
+        let mut left = self.pages.len() * PAGE_LEN;
+        let mut parts = Vec::with_capacity(self.slots.len());
+        for at in 0..self.slots.len() {
+            let len = left.min(self.slots[at].len());
+            left -= len;
+            parts.push(Part::Shared(Box::new(BasePart { base: self.clone(), at, len })));
+        }
+        parts
     }
 
     /// Where the copy of the page at `addr` lies.
     pub(crate) fn page(&self, addr: usize) -> Option<usize> {
-        let at = self.pages.binary_search_by_key(&addr, |p| p.0).ok()?;
-        Some(self.pages[at].1)
+        let at = self.pages.binary_search_by_key(&PageNumber::of(addr), |p| p.0).ok()?;
+        Some(self.pages[at].1.addr())
     }
 
     /// Addresses of all pages, ascending.
     pub(crate) fn pages(&self) -> impl Iterator<Item = usize> + '_ {
-        self.pages.iter().map(|p| p.0)
+        self.pages.iter().map(|p| p.0.addr())
     }
 
     /// Empties the pages of `slot` that were not shipped: they were dead.
     pub(crate) fn discard_the_rest(&self, slot: SlotId) {
         let mut from = slot.base();
         let end = slot.base() + slot.len();
-        let first = self.pages.partition_point(|p| p.0 < from);
-        for &(addr, _) in self.pages[first..].iter().take_while(|p| p.0 < end) {
+        let first = self.pages.partition_point(|p| p.0 < PageNumber::of(from));
+        let pages = self.pages[first..].iter().map(|p| p.0.addr());
+        for addr in pages.take_while(|&addr| addr < end) {
             if addr > from {
                 // SAFETY: dead pages of a slot that is about to be kept.
                 unsafe { page::discard(from, addr - from) };
@@ -78,11 +128,27 @@ impl Base {
             unsafe { page::discard(from, end - from) };
         }
     }
+}
 
-    /// Gives the memory of the copies back.
-    pub(crate) fn free(self) {
-        for slot in self.slots {
+impl Drop for Base {
+    fn drop(&mut self) {
+        for &slot in &self.slots {
             pool::global().give(slot);
         }
+    }
+}
+
+/// One slot of a base, on the wire.
+struct BasePart {
+    base: Arc<Base>,
+    at: usize,
+    len: usize,
+}
+
+impl AsRef<[u8]> for BasePart {
+    fn as_ref(&self) -> &[u8] {
+        let slot = self.base.slots[self.at];
+        // SAFETY: the slot is the base's, filled that far, and never written again while it lives.
+        unsafe { std::slice::from_raw_parts(slot.base() as *const u8, self.len) }
     }
 }

@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use migrt_iso::{SlotId, page};
 
 use super::{Kept, table};
-use super::super::census_stub::{self as census, Scratch, StoppedThread};
+use crate::census::{self, Scratch, StoppedThread, TaskSight};
 use crate::cluster::cluster;
-use crate::task::header::Header;
+use crate::task::header::{Header, Layout};
 use crate::task::mobile::MobileBody;
+use crate::task::prefix::HeaderPrefix;
 use crate::task::stack;
 
 /// How long the world may take to stop.
@@ -77,7 +78,15 @@ struct Marking {
 }
 
 /// Drops the remains that nothing reaches; how many are left. Any thread but a task's own stack.
+#[inline(never)]
 pub(crate) fn collect() -> usize {
+    // From here down the stack holds addresses of what is looked for.
+    let mark = 0usize;
+    collect_from(&raw const mark as usize)
+}
+
+#[inline(never)]
+fn collect_from(caller: usize) -> usize {
     let mut table = table();
     if table.is_empty() {
         return 0;
@@ -85,10 +94,13 @@ pub(crate) fn collect() -> usize {
     // Taken before the stop, so that no stopped thread holds them.
     let stacks = stack::registry();
     let mut marking = Marking::new(&table);
-    let mut scratch = Scratch::new();
+    let sight = TaskSight { worker_tp, worker_rsp };
+    let Some(mut scratch) = Scratch::new(sight) else { return table.len() };
+    scratch.set_caller_from(caller);
+    let mut complete = false;
     let stopped = cluster().hold_residents(|residents| {
         census::with_stopped_threads(STOP_PATIENCE, |stopped| {
-            census::for_each_root_range(stopped, &mut scratch, &mut |_, start, len| {
+            complete = census::for_each_root_range(stopped, &mut scratch, &mut |_, start, len| {
                 marking.scan(start, len);
             });
             for task in residents {
@@ -107,8 +119,8 @@ pub(crate) fn collect() -> usize {
         })
     });
     drop(stacks);
-    if stopped.is_none() {
-        // A thread could not be stopped (it blocks the signal): all stays, another time.
+    if stopped.is_none() || !complete {
+        // A thread could not be stopped (it blocks the signal), or not all was seen: all stays.
         return table.len();
     }
     let mut reached = marking.reached.into_iter();
@@ -135,7 +147,8 @@ impl Marking {
 
     fn scan(&mut self, start: usize, len: usize) {
         let (low, high) = (self.low, self.high);
-        census::scan_words(start, len, low, high, &mut |_, word| self.see(word));
+        // SAFETY: a range of the census or of a task that does not run now: readable.
+        unsafe { census::scan_words(start, len, low, high, &mut |_, word| self.see(word)) };
     }
 
     fn see(&mut self, word: usize) {
@@ -186,6 +199,24 @@ impl Marking {
             None => self.scan_present(low & !4095, end - (low & !4095)),
         }
     }
+}
+
+/// The thread block of the worker below a running task, by the task's.
+fn worker_tp(task_fs_base: usize) -> usize {
+    // SAFETY: an FS base in the region is a task's, its header lies above.
+    unsafe { &*HeaderPrefix::of(task_fs_base as *mut u8) }.worker_tp() as usize
+}
+
+/// Where the worker's own stack stands while a task runs on this thread: the link that the switch
+/// left at the task's stack base.
+fn worker_rsp(thread: &StoppedThread) -> Option<usize> {
+    let slot = SlotId::of_addr(thread.rsp)?;
+    let base = match SlotId::of_addr(thread.fs_base) {
+        Some(_) => Layout { slot }.stack().base,
+        None => stack::base_of(slot),
+    };
+    // SAFETY: the first words of a stack in use, whose thread is stopped.
+    Some(unsafe { ((base - 16) as *const usize).read() })
 }
 
 fn saved_sp(header: &Header) -> usize {

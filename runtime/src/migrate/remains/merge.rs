@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use migrt_iso::{PAGE_LEN, SlotId};
 
 use super::{Base, Kept};
-use super::super::census_stub as census;
+use crate::census;
 use crate::symbols;
 use crate::task::header::{Header, Layout};
 
@@ -155,9 +155,6 @@ impl Merge {
                 }
             }
         });
-        if let Some(base) = self.kept.base {
-            base.free();
-        }
     }
 
     /// The remains, unmerged: the move was called off.
@@ -165,9 +162,12 @@ impl Merge {
         self.kept
     }
 
-    /// Calls `seen` with each word that the task has changed.
+    /// Calls `seen` with each word that the task has changed. The head of the list of remote frees is
+    /// left out if the node has changed it too: the node's frees are carried out then, and blocks
+    /// freed from afar at the last moment elsewhere stay allocated.
     fn each_change(&self, mut seen: impl FnMut(usize, Word)) {
         let base = self.kept.base();
+        let frees = self.header().prefix.arena().remote_list_addr();
         for &page in &self.pages {
             let task = self.staging.page(page);
             let before = base.page(page).unwrap_or(ZEROS.as_ptr() as usize);
@@ -185,7 +185,9 @@ impl Merge {
                     let addr = page + at * 8;
                     // SAFETY: as in `apply`.
                     let node = unsafe { &*(addr as *const AtomicUsize) }.load(Ordering::Relaxed);
-                    seen(addr, Word { base, node, task });
+                    if addr != frees || node == base {
+                        seen(addr, Word { base, node, task });
+                    }
                 }
             }
         }
@@ -237,7 +239,7 @@ fn static_that_reaches(start: usize, len: usize) -> Option<&'static str> {
 
 impl Kept {
     fn base(&self) -> &Base {
-        self.base.as_ref().expect("only departed tasks come back")
+        self.base.as_deref().expect("only departed tasks come back")
     }
 }
 

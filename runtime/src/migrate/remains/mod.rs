@@ -4,7 +4,8 @@
 //! `static Mutex<Vec<_>>`). So nothing dangles when it goes: *keep first, collect later* (design 4).
 //!
 //! ```text
-//! leaves   slots kept, their bytes as of departure copied: the base        [`keep_departed`]
+//! freezes  its pages are copied: the base, which is also what is shipped    [`Base::copy`]
+//! leaves   slots kept, with the base                                        [`keep_departed`]
 //! ends     if blocks of its heap live on: slots kept                       [`keep_ended`]
 //! later    a scan of all other memory drops what nothing reaches           [`collect`]
 //! returns  bytes that only the task changed are written, those that only the node changed stay,
@@ -19,11 +20,10 @@ mod base;
 mod collect;
 mod merge;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrt_iso::{SlotId, pool};
 use migrt_proto::TaskId;
-use migrt_proto::wire::ShipSlot;
 
 use crate::task::header::Header;
 
@@ -38,7 +38,7 @@ pub(crate) struct Kept {
     /// The task slot first.
     pub(crate) slots: Vec<SlotId>,
     /// The bytes as of departure; `None`: the task ended here, the slots are this node's.
-    pub(crate) base: Option<Base>,
+    pub(crate) base: Option<Arc<Base>>,
 }
 
 static TABLE: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
@@ -47,10 +47,8 @@ fn table() -> MutexGuard<'static, Vec<Kept>> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The task is another node's now; its pages stay. `false`: they cannot be kept apart (no slot for
-/// the base), so they stay in full and the task cannot come back here.
-pub(crate) fn keep_departed(task: TaskId, slots: Vec<SlotId>, pages: &[ShipSlot]) {
-    let base = Base::copy(pages);
+/// The task is another node's now; its pages stay, `base` being what they were when it was frozen.
+pub(crate) fn keep_departed(task: TaskId, slots: Vec<SlotId>, base: Arc<Base>) {
     for &slot in &slots {
         base.discard_the_rest(slot);
         pool::global().keep(slot);
@@ -87,13 +85,10 @@ impl Kept {
     /// Nothing reaches it: its memory goes, and its slots if they are this node's become free.
     fn drop_all(self) {
         for &slot in &self.slots {
-            match self.base {
+            match &self.base {
                 Some(_) => pool::global().unkeep(slot),
                 None => pool::global().give_clean(slot),
             }
-        }
-        if let Some(base) = self.base {
-            base.free();
         }
     }
 }

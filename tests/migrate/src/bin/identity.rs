@@ -65,7 +65,7 @@ fn hold(plan: Plan, rounds: u64) -> (String, u64, Walked) {
 
 fn tour(nodes: u16, rounds: u64) -> Result<(), String> {
     trip::settle();
-    let plan = if nodes > 1 { Plan::Hops { first: 0, hops: u32::MAX } } else { Plan::Yield };
+    let plan = if nodes > 1 { Plan::Hops { first: 0, hops: u32::MAX } } else { Plan::Shuffle };
     let expected = (0..rounds).fold(0, mix);
     let mut tasks = Vec::new();
     for _ in 0..4 {

@@ -1,0 +1,350 @@
+//! Stops and roots with real threads: what is planted is found where it was planted, and what is dead
+//! is not.
+
+use std::arch::asm;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::*;
+use crate::task::prefix::HeaderPrefix;
+
+/// Long: the machine may be busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One of these tests runs at a time: one has a thread that cannot be stopped.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    install().unwrap();
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn sight() -> TaskSight {
+    TaskSight {
+        // SAFETY: called for blocks of mobile tasks that run.
+        worker_tp: |fs_base| unsafe {
+            (*HeaderPrefix::of(fs_base as *mut u8)).worker_tp() as usize
+        },
+        worker_rsp: |_| None,
+    }
+}
+
+/// A key stands for a planted word, so that the word itself lies nowhere else.
+#[derive(Clone, Copy)]
+struct Key(usize);
+
+impl Key {
+    fn new() -> Key {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        Key(NEXT.fetch_add(16, Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    fn word(self) -> usize {
+        black_box(self.0) ^ 0x2fab_cdef_0000
+    }
+}
+
+/// Whose roots hold the key's word.
+fn holders(key: Key) -> Vec<Root> {
+    #[inline(never)]
+    fn inner(key: Key, scratch: &mut Scratch, found: &mut [Option<Root>; 64]) -> bool {
+        let seen = with_stopped_threads(PATIENCE, |stopped| {
+            let mut count = 0;
+            for_each_root_range(stopped, scratch, &mut |root, start, len| {
+                let word = key.word();
+                // SAFETY: roots are readable.
+                unsafe {
+                    scan_words(start, len, word, word + 1, &mut |_, _| {
+                        if count < found.len() {
+                            found[count] = Some(root);
+                            count += 1;
+                        }
+                    });
+                }
+            })
+        });
+        seen.expect("the world did not stop")
+    }
+    std::thread::spawn(move || {
+        let outermost = 0u8;
+        let mut scratch = Scratch::new(sight()).unwrap();
+        scratch.set_caller_from(&raw const outermost as usize);
+        let mut found = [None; 64];
+        assert!(inner(key, &mut scratch, &mut found), "something could not be seen");
+        found.into_iter().flatten().collect()
+    })
+    .join()
+    .unwrap()
+}
+
+/// Runs `plant` on a thread that says its number through the cell, then `check` while it waits in it.
+fn with_thread(plant: impl FnOnce(&dyn Fn()) + Send, check: impl FnOnce(i32)) {
+    let (ready, done) = (Barrier::new(2), AtomicBool::new(false));
+    let tid = AtomicI32::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            tid.store(stop::own_tid(), Ordering::Relaxed);
+            plant(&|| {
+                ready.wait();
+                while !done.load(Ordering::Acquire) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+        });
+        ready.wait();
+        // So that it sleeps, and its frames hold what they will.
+        std::thread::sleep(Duration::from_millis(5));
+        check(tid.load(Ordering::Relaxed));
+        done.store(true, Ordering::Release);
+    });
+}
+
+#[test]
+fn busy_threads_stand_still_two_hundred_times_and_go_on() {
+    let _alone = alone();
+    let done = AtomicBool::new(false);
+    let steps: [AtomicUsize; 8] = Default::default();
+    std::thread::scope(|scope| {
+        for (index, step) in steps.iter().enumerate() {
+            let done = &done;
+            scope.spawn(move || {
+                let mut kept = std::collections::VecDeque::new();
+                while !done.load(Ordering::Relaxed) {
+                    match index {
+                        0 => std::thread::sleep(Duration::from_micros(300)),
+                        1 => std::thread::yield_now(),
+                        2 | 3 => std::hint::spin_loop(),
+                        _ => {
+                            kept.push_back(vec![0u8; step.load(Ordering::Relaxed) % 9000]);
+                            if kept.len() > 50 {
+                                kept.pop_front();
+                            }
+                        }
+                    }
+                    step.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let values = || steps.each_ref().map(|step| step.load(Ordering::SeqCst));
+        for round in 0..200 {
+            let same = with_stopped_threads(PATIENCE, |stopped| {
+                let before = values();
+                let mut blocks = 0;
+                live::for_each_live(&mut |_, _| blocks += 1);
+                stopped.len() >= 8 && blocks > 0 && before == values()
+            });
+            assert_eq!(same, Some(true), "round {round}");
+            // Given up half-way: its late signals must not disturb the next.
+            with_stopped_threads(Duration::from_micros(round % 50), |_| ());
+        }
+        for _ in 0..2000 {
+            let before = values();
+            std::thread::sleep(Duration::from_millis(1));
+            if values().iter().zip(before).all(|(now, before)| *now > before) {
+                break;
+            }
+        }
+        let before = values();
+        std::thread::sleep(Duration::from_millis(200));
+        for (index, (now, before)) in values().iter().zip(before).enumerate() {
+            assert!(*now > before, "thread {index} no longer runs");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn stops_from_two_threads_at_once_take_turns() {
+    let _alone = alone();
+    let inside = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let others = with_stopped_threads(PATIENCE, |_| {
+                        let others = inside.fetch_add(1, Ordering::SeqCst);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        others
+                    });
+                    assert_eq!(others, Some(0));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_thread_that_blocks_the_signal_makes_the_stop_give_up_and_nobody_hangs() {
+    let _alone = alone();
+    with_thread(
+        |wait| {
+            // SAFETY: a set on this stack, for this thread.
+            unsafe {
+                let mut all = std::mem::zeroed();
+                libc::sigfillset(&mut all);
+                libc::pthread_sigmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
+            }
+            wait();
+        },
+        |_| assert_eq!(with_stopped_threads(Duration::from_millis(20), |_| ()), None),
+    );
+    assert_eq!(with_stopped_threads(PATIENCE, |_| ()), Some(()));
+}
+
+static PLANTED: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn a_word_in_a_static_is_found_in_the_image() {
+    let _alone = alone();
+    let key = Key::new();
+    PLANTED.store(key.word(), Ordering::Relaxed);
+    assert!(holders(key).contains(&Root::Image));
+    let mut at = Vec::new();
+    for_each_image_word(key.word(), key.word() + 1, &mut |addr| at.push(addr));
+    assert!(at.contains(&(PLANTED.as_ptr() as usize)));
+    PLANTED.store(0, Ordering::Relaxed);
+    assert!(!holders(key).contains(&Root::Image));
+}
+
+#[test]
+fn a_word_in_a_live_block_is_found_and_in_a_freed_one_it_is_not() {
+    let _alone = alone();
+    for len in [64, 5000, 3 << 20] {
+        let key = Key::new();
+        // SAFETY: room for the word; freed once below.
+        let block = unsafe {
+            let block = libc::malloc(len).cast::<usize>();
+            block.add(4).write_volatile(key.word());
+            block
+        };
+        // This thread's own stack may keep the word for a while.
+        let found = holders(key);
+        assert_eq!(found.iter().filter(|root| **root == Root::Block).count(), 1, "{len}");
+        assert!(!found.contains(&Root::Mapping), "{len}");
+        // SAFETY: as above.
+        unsafe { libc::free(block.cast()) };
+        let found = holders(key);
+        assert!(found.iter().all(|root| matches!(root, Root::Stack(_))), "{len}: {found:?}");
+    }
+}
+
+#[test]
+fn a_word_on_a_stack_is_found_and_below_the_stack_pointer_it_is_not() {
+    let _alone = alone();
+    #[inline(never)]
+    fn plant_deep(key: Key) {
+        let mut frame = [0usize; 2048];
+        frame[1000] = key.word();
+        black_box(&mut frame);
+    }
+    let (live, dead) = (Key::new(), Key::new());
+    with_thread(
+        |wait| {
+            plant_deep(dead);
+            let mut frame = [0usize; 8];
+            frame[3] = live.word();
+            black_box(&mut frame);
+            wait();
+            black_box(&mut frame);
+        },
+        |tid| {
+            assert!(holders(live).contains(&Root::Stack(tid)));
+            assert_eq!(holders(dead), []);
+        },
+    );
+}
+
+#[test]
+fn a_word_in_a_thread_local_is_found() {
+    let _alone = alone();
+    thread_local!(static LOCAL: AtomicUsize = const { AtomicUsize::new(0) });
+    let key = Key::new();
+    with_thread(
+        |wait| {
+            LOCAL.with(|local| local.store(key.word(), Ordering::Relaxed));
+            wait();
+        },
+        |tid| assert!(holders(key).contains(&Root::Stack(tid))),
+    );
+}
+
+#[test]
+fn a_word_in_a_register_alone_is_found() {
+    let _alone = alone();
+    for in_vector in [false, true] {
+        let key = Key::new();
+        let (tid, done) = (AtomicI32::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // SAFETY: waits for the flag with the word in one register, and leaves it cleared.
+                // The number of the thread is published once the word is nowhere else.
+                unsafe {
+                    asm!(
+                        "mov {word}, {key}", "xor {word}, {mask}",
+                        "test {kind:e}, {kind:e}", "jz 2f",
+                        "movq xmm15, {word}", "xor {word:e}, {word:e}",
+                        "2:", "mov [{tid}], {own:e}",
+                        "3:", "pause", "cmp byte ptr [{done}], 0", "je 3b",
+                        "xor {word:e}, {word:e}", "pxor xmm15, xmm15",
+                        word = out(reg) _, key = in(reg) key.0, mask = in(reg) 0x2fab_cdef_0000usize,
+                        kind = in(reg) i32::from(in_vector), tid = in(reg) tid.as_ptr(),
+                        own = in(reg) stop::own_tid(), done = in(reg) done.as_ptr(), out("xmm15") _,
+                    );
+                }
+            });
+            while tid.load(Ordering::Acquire) == 0 {
+                std::thread::yield_now();
+            }
+            let found = holders(key);
+            done.store(true, Ordering::Release);
+            assert_eq!(found, [Root::Registers(tid.load(Ordering::Relaxed))], "{in_vector}");
+        });
+    }
+}
+
+#[test]
+fn a_word_in_a_mapping_is_found_unless_it_is_excluded() {
+    let _alone = alone();
+    let key = Key::new();
+    let map = raw::map(1 << 20).unwrap();
+    // SAFETY: a mapping of ours.
+    unsafe { ((map + 300_000) as *mut usize).write_volatile(key.word()) };
+    assert_eq!(holders(key), [Root::Mapping]);
+    assert!(exclude(map, 1 << 20));
+    assert_eq!(holders(key), []);
+    unexclude(map);
+    assert_eq!(holders(key), [Root::Mapping]);
+    raw::unmap(map, 1 << 20);
+    assert_eq!(holders(key), []);
+}
+
+#[test]
+fn addresses_are_told_apart_while_everybody_runs() {
+    let _alone = alone();
+    let block = vec![0u8; 1000];
+    let addr = block.as_ptr() as usize;
+    let Some(NodeMemory::Block { start, len }) = is_node_memory(addr + 999) else {
+        panic!("{:?}", is_node_memory(addr + 999));
+    };
+    assert!(start == addr && len >= 1000);
+    let local = 0u8;
+    assert_eq!(is_node_memory(&raw const local as usize), Some(NodeMemory::Stack));
+    let map = raw::map(64 << 20).unwrap();
+    std::thread::sleep(Duration::from_millis(60));
+    assert_eq!(is_node_memory(map + 5_000_000), Some(NodeMemory::Mapping));
+    raw::unmap(map, 64 << 20);
+    let code = addresses_are_told_apart_while_everybody_runs as *const () as usize;
+    for addr in [
+        map + 5_000_000,
+        code,
+        PLANTED.as_ptr() as usize,
+        migrt_iso::REGION_BASE,
+        0,
+        1 << 60,
+        12_345_678,
+    ] {
+        assert_eq!(is_node_memory(addr), None, "{addr:#x}");
+    }
+}
