@@ -6,7 +6,7 @@
 //! node. After each hop, outside that time, it checks every byte it has touched. In turns with it the
 //! bare wire carries the same number of bytes (see `quic`).
 //!
-//! `pause` is the runtime's own count: from suspension to running, without the wire.
+//! `pause` is the runtime's own count: from suspended at the source to running at the target.
 
 use clap::Args;
 use migrt::NodeId;
@@ -220,7 +220,7 @@ fn measure(options: &Options) -> Outcome {
     report.add("hop.move_us_median", hops.median(), "us", hops.spread());
     report.add("hop.move_us_p90", hops.quantile(0.9), "us", "");
     report.add("hop.move_us_p99", hops.quantile(0.99), "us", "");
-    report.add("hop.pause_us_median", pauses.median(), "us", "without the wire");
+    report.add("hop.pause_us_median", pauses.median(), "us", "from suspended to running");
     report.add("hop.bytes_shipped", shipped, "B", "pages and header of one move");
     report.add("hop.quic_us_median", exchanges.median(), "us", exchanges.spread());
     report.add("hop.quic_us_p90", exchanges.quantile(0.9), "us", "");

@@ -78,7 +78,7 @@ impl Args {
                 self.records
             ));
         }
-        Ok(Format::Records { len: self.records, key })
+        Ok(Format::Records { len: self.records, key: u64::from(key) })
     }
 
     /// Worker threads of each node.

@@ -17,7 +17,7 @@ pub enum Format {
         /// Bytes of a record.
         len: u32,
         /// Bytes of its key.
-        key: u32,
+        key: u64,
     },
     /// Lines that end in `\n`, ordered by all their bytes.
     Lines,

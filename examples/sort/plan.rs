@@ -103,7 +103,8 @@ mod tests {
             let len = 1 << shift;
             let plan = Plan::new(len, Format::Lines, 3, None);
             let pieces = plan.parts.len() as u64 * plan.bucket_count as u64;
-            assert!(len / pieces >= PIECE_LEN, "{shift}");
+            // Lengths are rounded down.
+            assert!(len / pieces >= PIECE_LEN / 2, "{shift}");
         }
     }
 

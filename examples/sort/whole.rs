@@ -114,7 +114,7 @@ fn check_records(name: &str, content: &[u8], len: usize, key: usize) {
     let mut expected: Vec<_> = content.chunks(len).collect();
     expected.sort_by_key(|record| &record[..key]);
     let expected = expected.concat();
-    let format = Format::Records { len: len as u32, key: key as u32 };
+    let format = Format::Records { len: len as u32, key: key as u64 };
     for bucket_len in [1000, 30_000, 1 << 20] {
         assert!(
             sort(name, content, format, bucket_len) == expected,

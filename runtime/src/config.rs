@@ -49,13 +49,22 @@ impl Config {
             Some(workers) => Some(workers),
             None => asked_workers,
         };
-        if workers.is_some_and(|w| !(1..=512).contains(&w)) {
-            return Err(bad("MIGRT_WORKERS", "a number of threads from 1 to 512", "that"));
+        if let Some(workers) = workers.filter(|w| !(1..=512).contains(w)) {
+            let wanted = "a number of threads from 1 to 512";
+            return Err(bad("MIGRT_WORKERS", wanted, &workers.to_string()));
         }
         let node = var::<u16>("MIGRT_NODE", "a node number, 0 for the one that runs main")?;
         let nodes = var::<u16>("MIGRT_NODES", "a number of nodes from 1 to 1024")?.unwrap_or(1);
-        if !(1..=NODES_MAX).contains(&nodes) || node.unwrap_or(0) >= NODES_MAX {
-            return Err(bad("MIGRT_NODES", "a number of nodes from 1 to 1024", "that"));
+        if !(1..=NODES_MAX).contains(&nodes) {
+            let wanted = "a number of nodes from 1 to 1024";
+            return Err(bad("MIGRT_NODES", wanted, &nodes.to_string()));
+        }
+        if let Some(node) = node.filter(|&n| n >= NODES_MAX) {
+            return Err(bad("MIGRT_NODE", "a node number below 1024", &node.to_string()));
+        }
+        match std::env::var("MIGRT_CHAOS").ok().as_deref() {
+            None | Some("0" | "1") => {}
+            Some(other) => return Err(bad("MIGRT_CHAOS", "0 or 1", other)),
         }
         let audit = match std::env::var("MIGRT_AUDIT").ok().as_deref() {
             None | Some("strict") => Audit::Strict,

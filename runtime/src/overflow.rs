@@ -39,7 +39,25 @@ extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut li
         // SAFETY: ends the process without running anything of it.
         unsafe { libc::_exit(EXIT_CODE) };
     }
+    describe(addr, context);
     pass_on(signal, info, context);
+}
+
+/// Says where a fault happened that is no overflow: a bug of the program, or of this runtime.
+fn describe(addr: usize, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid context.
+    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+    let register = |index: i32| context.uc_mcontext.gregs[index as usize] as u64;
+    let mut text = Text::new();
+    text.add("\nmigrt: invalid access to ");
+    text.hex(addr as u64);
+    text.add(" by the code at ");
+    text.hex(register(libc::REG_RIP));
+    text.add(if in_region(tls::thread_pointer() as usize) { " in a mobile task" } else { "" });
+    text.add(", stack pointer ");
+    text.hex(register(libc::REG_RSP));
+    text.add("\n");
+    text.write();
 }
 
 /// Says which stack overflowed, if `addr` lies in a guard.
@@ -122,6 +140,19 @@ impl Text {
             }
         }
         self.add(std::str::from_utf8(&digits[at..]).unwrap_or("?"));
+    }
+
+    fn hex(&mut self, number: u64) {
+        self.add("0x");
+        let mut shift = 60 - (number | 1).leading_zeros() / 4 * 4;
+        loop {
+            let digit = (number >> shift & 15) as usize;
+            self.add(&"0123456789abcdef"[digit..=digit]);
+            if shift == 0 {
+                return;
+            }
+            shift -= 4;
+        }
     }
 
     fn write(&self) {

@@ -122,9 +122,10 @@ fn look_up(mappings: &[Mapping], addr: usize) -> Option<Option<NodeMemory>> {
         index > 0 && mappings[index - 1].end == mapping.start && !mappings[index - 1].readable;
     Some(match mapping.kind {
         Kind::Kernel => None,
-        _ if !mapping.readable || live::is_map(addr) => None,
+        _ if !mapping.readable => None,
         Kind::MainStack => Some(NodeMemory::Stack),
         Kind::Anonymous if above_guard && mapping.writable => Some(NodeMemory::Stack),
+        Kind::Anonymous if live::is_map(addr) => None,
         Kind::Anonymous | Kind::File => Some(NodeMemory::Mapping),
     })
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use migrt_proto::wire::{Hello, ShipHeader, WIRE_VERSION};
-use migrt_proto::{NodeId, Place};
+use migrt_proto::{LinkRefused, NodeId, Place};
 
 use super::Cluster;
 use crate::machine::{Cpu, Image};
@@ -20,6 +20,8 @@ pub(super) struct Link {
     hello: Hello,
     /// Who said hello on the links that are coming up.
     greeted: Mutex<HashMap<u16, Place>>,
+    /// Why a process was refused whose node has another that lives.
+    doubled: Mutex<String>,
     /// Node 0 has given what came during a pause the time to be read.
     heard_out: AtomicBool,
 }
@@ -50,7 +52,7 @@ impl Link {
             node: place.node,
             incarnation: place.incarnation,
         };
-        Link { cluster, hello, greeted: Mutex::new(HashMap::new()), heard_out: AtomicBool::new(false) }
+        Link { cluster, hello, greeted: Mutex::new(HashMap::new()), doubled: Mutex::default(), heard_out: AtomicBool::new(false) }
     }
 }
 
@@ -71,7 +73,13 @@ impl Handler for Link {
         })?;
         self.hello.compare(&hello).map_err(|e| e.to_string())?;
         let place = hello.place();
-        self.cluster.look(|core| core.admits(place)).map_err(|e| e.to_string())?;
+        self.cluster.look(|core| core.admits(place)).map_err(|refused| {
+            let text = refused.to_string();
+            if matches!(refused, LinkRefused::Occupied { .. }) {
+                *self.doubled.lock().unwrap() = text.clone();
+            }
+            text
+        })?;
         self.greeted.lock().unwrap().insert(place.node.0, place);
         Ok(place.node.0)
     }
@@ -97,6 +105,13 @@ impl Handler for Link {
     fn link_failed(&self, error: &LinkError) {
         let text = error.to_string();
         tracing::warn!(%text, "link failed");
+        if let LinkError::RefusedHere { reason, .. } = error
+            && *reason == *self.doubled.lock().unwrap()
+        {
+            // A second process of a node that is well is no trouble of this one's.
+            return;
+        }
+        *self.cluster.last_failure.lock().unwrap() = Some(text.clone());
         if error.is_final() {
             if self.cluster.me != NodeId::STARTING && self.cluster.members().len() < 2 {
                 eprintln!("migrt: node {} cannot join: {text}", self.cluster.me);

@@ -33,6 +33,9 @@ use crate::net::{Identity, Net, NetConfig, Part};
 use crate::task::join::Waker;
 use crate::task::record::TaskRef;
 
+/// How long a node tries to join before it gives up.
+const JOIN_PATIENCE: Duration = Duration::from_secs(20);
+
 /// What came for one who waits under a token.
 #[derive(Debug)]
 pub(crate) enum Reply {
@@ -86,6 +89,8 @@ pub(crate) struct Cluster {
     linked: Mutex<BTreeSet<NodeId>>,
     meshed: Mutex<BTreeSet<NodeId>>,
     link_error: Mutex<Option<String>>,
+    /// The last link that failed, for good or not.
+    last_failure: Mutex<Option<String>>,
     end: (Mutex<Option<i32>>, Condvar),
 }
 
@@ -111,6 +116,7 @@ impl Cluster {
             linked: Mutex::new(BTreeSet::new()),
             meshed: Mutex::new(BTreeSet::new()),
             link_error: Mutex::new(None),
+            last_failure: Mutex::new(None),
             end: (Mutex::new(None), Condvar::new()),
         }
     }
@@ -302,13 +308,22 @@ impl Cluster {
 
     /// Another node: sleeps until the program is over; the exit code.
     pub(crate) fn wait_for_end(&self) -> i32 {
-        let mut end = self.end.0.lock().unwrap();
-        loop {
-            match *end {
-                Some(code) => return code,
-                None => end = self.end.1.wait(end).unwrap(),
-            }
+        let over = |end: &mut Option<i32>| end.is_none();
+        let end = self.end.0.lock().unwrap();
+        let (end, _) = self.end.1.wait_timeout_while(end, JOIN_PATIENCE, over).unwrap();
+        if end.is_none() && !self.look(Core::is_serving) {
+            let why = self.last_failure.lock().unwrap().take();
+            let why = why.unwrap_or_else(|| "node 0 does not answer".to_owned());
+            let text = format!(
+                "migrt: node {} cannot join: {why} (tried for {} s)\n",
+                self.me,
+                JOIN_PATIENCE.as_secs()
+            );
+            eprint!("{text}");
+            return 1;
         }
+        let end = self.end.1.wait_while(end, over).unwrap();
+        end.expect("waited for")
     }
 }
 

@@ -269,7 +269,11 @@ pub fn count(name: &str, usual: usize) -> usize {
 ///
 /// # Panics
 /// If one of them does.
-pub fn for_each<T: Send + Sync + std::fmt::Debug>(items: &[T], at_once: usize, deed: impl Fn(&T) + Sync) {
+pub fn for_each<T: Send + Sync + std::fmt::Debug>(
+    items: &[T],
+    at_once: usize,
+    deed: impl Fn(&T) + Sync,
+) {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {

@@ -47,10 +47,14 @@ fn a_stack_overflow_names_the_task_and_its_stack() {
     let mobile = "migrt: mobile task faulty::plunge (t0.1) has overflowed its stack of 748 KiB";
     faulty("plunge", "1").expect(134, &[mobile]);
     let far = faulty("plunge", "2");
-    far.expect(0, &[mobile, "node n1 has ended (exit status: 134)", "the task is lost: it ran on node n1"]);
+    far.expect(
+        0,
+        &[mobile, "node n1 has ended (exit status: 134)", "the task is lost: it ran on node n1"],
+    );
     let local = "migrt: a local task has overflowed its stack of 1008 KiB";
     faulty("plunge-local", "1").expect(134, &[local]);
-    faulty("plunge-main", "2").expect(134, &["a local task has overflowed its stack of 16368 KiB", "node n1 stops"]);
+    faulty("plunge-main", "2")
+        .expect(134, &["a local task has overflowed its stack of 16368 KiB", "node n1 stops"]);
 }
 
 #[test]

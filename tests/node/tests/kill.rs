@@ -92,8 +92,7 @@ fn the_death_of_the_starting_node_ends_the_others_with_a_message() {
         let (source, target) = if point.starts_with("source") { ("0", "1") } else { ("1", "0") };
         let plan = format!("n0:{point}=kill");
         let arguments = [log.text(), "3", "0", source, target, "0"];
-        let run =
-            Run::start(env!("CARGO_BIN_EXE_traveller"), &arguments, &[("MIGRT_FAIL", &plan)]);
+        let run = Run::start(env!("CARGO_BIN_EXE_traveller"), &arguments, &[("MIGRT_FAIL", &plan)]);
         let ended = run.end();
         let died = ended.when("MIGRT_FAIL strikes");
         let last = ended.lines.last().expect("lines").when;

@@ -58,12 +58,17 @@ fn what_is_too_long_for_the_wire_is_refused_and_nothing_hangs() {
 #[test]
 fn a_task_too_big_for_the_slots_that_are_left_gets_an_error() {
     let ended = faulty("fill", "1");
-    assert!(ended.value("fill gives").contains("then memory allocation failed"), "{}", ended.text());
+    assert!(
+        ended.value("fill gives").contains("then memory allocation failed"),
+        "{}",
+        ended.text()
+    );
 }
 
 #[test]
 fn an_entry_that_the_peer_lacks_is_refused() {
-    faulty("unlisted", "2").expect(0, &["unlisted fails: the task never began: node n1 has no entry 0x"]);
+    faulty("unlisted", "2")
+        .expect(0, &["unlisted fails: the task never began: node n1 has no entry 0x"]);
     let alone = faulty("unlisted", "1");
     alone.expect(0, &["unlisted fails: ", "has no entry 0x"]);
 }
@@ -71,7 +76,12 @@ fn an_entry_that_the_peer_lacks_is_refused() {
 #[test]
 fn two_entries_of_one_name_end_the_start() {
     let ended = Run::start(env!("CARGO_BIN_EXE_twins"), &[], &[]).end();
-    let parts = ["Error: two migratable functions are called `twins::other::inner`", "twins.rs:10 and ", "twins.rs:15", "rename one"];
+    let parts = [
+        "Error: two migratable functions are called `twins::other::inner`",
+        "twins.rs:10 and ",
+        "twins.rs:15",
+        "rename one",
+    ];
     ended.expect(1, &parts);
     assert_eq!(ended.lines.len(), 1, "{}", ended.text());
 }

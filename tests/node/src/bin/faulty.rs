@@ -84,7 +84,8 @@ fn burst_oddly() -> u32 {
 /// Holds what may not leave, for as long as it is told.
 #[migrt::migratable]
 fn hold(what: String, millis: u64) -> String {
-    let file = (what == "file").then(|| std::fs::File::open("/proc/self/stat").expect("it is there"));
+    let file =
+        (what == "file").then(|| std::fs::File::open("/proc/self/stat").expect("it is there"));
     let pin = (what == "pin").then(migrt::pin_here);
     for _ in 0..millis {
         migrt::sleep(Duration::from_millis(1));

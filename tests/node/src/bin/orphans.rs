@@ -45,7 +45,10 @@ fn main() {
         let lost = JoinError::Lost { node: HOME };
         assert_eq!(killer.join(), Err(lost.clone()));
         assert_eq!(orphans.remove(0).join(), Err(lost.clone()));
-        assert_eq!(far.join().expect("the waiter lives"), format!("{:?}", Err::<u32, _>(lost.clone())));
+        assert_eq!(
+            far.join().expect("the waiter lives"),
+            format!("{:?}", Err::<u32, _>(lost.clone()))
+        );
         assert_eq!(gone.join(), Err(lost));
         assert!(since.elapsed() < Duration::from_secs(2), "it took {:?}", since.elapsed());
         println!("ok lost");

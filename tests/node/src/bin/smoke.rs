@@ -11,7 +11,14 @@ fn add(a: u64, b: String) -> String {
 
 #[migrt::main]
 fn main() -> migrt::Result<()> {
-    let tasks: Vec<_> = (0..1000u64).map(|i| migrt::spawn(move || { migrt::yield_now(); i })).collect();
+    let tasks: Vec<_> = (0..1000u64)
+        .map(|i| {
+            migrt::spawn(move || {
+                migrt::yield_now();
+                i
+            })
+        })
+        .collect();
     let sum: u64 = tasks.into_iter().map(|t| t.join().unwrap()).sum();
     println!("local {sum}");
     let t = migrt::spawn(add(5, "x".into()));

@@ -7,8 +7,13 @@ fn walk(hops: u32) -> String {
     let t = Instant::now();
     for i in 0..hops {
         let to = nodes[(i as usize + 1) % nodes.len()];
-        if let Err(e) = migrt::migrate_to(to) { v.push(e.to_string()); break; }
-        if i % 100 == 0 { v.push(format!("{}", migrt::here())); }
+        if let Err(e) = migrt::migrate_to(to) {
+            v.push(e.to_string());
+            break;
+        }
+        if i % 100 == 0 {
+            v.push(format!("{}", migrt::here()));
+        }
     }
     format!("{} in {:?} per hop", v.join(","), t.elapsed() / hops)
 }
@@ -21,7 +26,20 @@ fn main() {
         let t = migrt::spawn(walk(hops));
         println!("{:?}", t.join());
         let m = migrt::cluster_metrics();
-        for (n, m) in m { let mut p = m.pauses_us.clone(); p.sort(); println!("{n}: out {} in {} bytes {} pause {:?}", m.moves_out, m.moves_in, m.bytes_shipped, p.get(p.len()/2)); }
+        for (n, m) in m {
+            let mut p = m.pauses_us.clone();
+            p.sort();
+            println!(
+                "{n}: out {} in {} bytes {} pause {:?}",
+                m.moves_out,
+                m.moves_in,
+                m.bytes_shipped,
+                p.get(p.len() / 2)
+            );
+        }
     });
-    if let Err(e) = r { eprintln!("Error: {e}"); std::process::exit(1); }
+    if let Err(e) = r {
+        eprintln!("Error: {e}");
+        std::process::exit(1);
+    }
 }
