@@ -51,9 +51,9 @@ impl Cluster {
                 }
             }
             Action::ReleaseSource { task, epoch: _, to } => {
-                let record = self.residents.remove(task);
-                if let Some(record) = record {
+                if let Some(record) = self.resident(task) {
                     migrate::release(self, &record, to);
+                    self.residents.remove(task);
                     // Whoever waits for its end here asks its home from now on.
                     record.join.finish();
                 }
@@ -70,6 +70,7 @@ impl Cluster {
                 fail::point("target.commit");
                 let record = arrival.thaw(epoch);
                 self.residents.insert(task, record.clone());
+                migrate::remains::came_home(task);
                 self.unsettled.lock().unwrap().insert(task, (epoch, Vec::new()));
                 self.after_sending(move || {
                     door::push(record);

@@ -16,7 +16,7 @@ use std::fmt;
 use std::ops::Range;
 
 use migrt_iso::arena::Arena;
-use migrt_iso::{REGION_BASE, REGION_LEN, SlotId, pool};
+use migrt_iso::{PAGE_LEN, REGION_BASE, REGION_LEN, SlotId, page, pool};
 
 use super::image;
 use crate::census::{self, NodeMemory};
@@ -27,6 +27,8 @@ use crate::task::tls::TlsLayout;
 /// No node memory lies below: the program's image does, and small numbers.
 const LOWEST: usize = 1 << 32;
 const HIGHEST: usize = 1 << 47;
+/// Blocks from this length on are asked after rather than read.
+const LONG: usize = 24 * PAGE_LEN;
 
 /// Where a word was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +67,7 @@ pub(crate) fn scan(header: &Header, slots: &[SlotId]) -> Option<Hit> {
         return Some(hit(Place::ThreadLocals)(found));
     }
     while let Some((start, len)) = trace.work.pop() {
-        if let Some(found) = trace.find(start..start + len) {
+        if let Some(found) = trace.find_in_block(start, len) {
             return Some(hit(Place::Heap)(found));
         }
     }
@@ -94,6 +96,20 @@ impl Trace<'_> {
             at += 8;
         }
         None
+    }
+
+    /// The same in a block of the heap. Of a long one only the pages that were touched are read: the
+    /// others would become present by reading them.
+    fn find_in_block(&mut self, start: usize, len: usize) -> Option<(usize, usize)> {
+        if len < LONG {
+            return self.find(start..start + len);
+        }
+        let (mut runs, end) = (Vec::new(), start + len);
+        let first = start & !(PAGE_LEN - 1);
+        page::present_runs(first, end.next_multiple_of(PAGE_LEN) - first, &mut |run| {
+            runs.push(run.addr.max(start)..(run.addr + run.byte_len()).min(end));
+        });
+        runs.into_iter().find_map(|range| self.find(range))
     }
 
     /// Whether a word that may be an address leads out of the task; if it leads to a block of the

@@ -231,7 +231,7 @@ pub(crate) fn release(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     tracing::debug!(task = %body.id, to = to.0, "left");
     if let Some(header) = body.header() {
         let base = body.take_shipped().expect("it was shipped before it was another node's");
-        remains::keep_departed(body.id, slots_of(header), base);
+        remains::keep_departed(header, base);
     }
     body.clear_header();
     task.state.release();

@@ -464,12 +464,14 @@ fn end(worker: &Worker, task: TaskRef) {
     unsafe { tls::with_thread_pointer(header.tp(), || drop(outcome)) };
     header.drain_frees();
     fd_table::forget_fds_of(header.tp());
-    body.clear_header();
     let lives_on = header.prefix.arena().live_blocks() > 0
         || header.prefix.thread_pins.load(Ordering::Acquire) > 0;
     if lives_on {
+        // Before the header is forgotten: a census must see the heap as the task's or as remains.
         crate::migrate::remains::keep_ended(header);
+        body.clear_header();
     } else {
+        body.clear_header();
         let slot = header.slot;
         // SAFETY: the task has returned, nothing of its heap is alive.
         unsafe { header.prefix.destroy_arena() };

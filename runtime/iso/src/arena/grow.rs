@@ -1,5 +1,7 @@
 //! The slow paths: new spans, page runs, extents, and giving them back.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use super::span::Span;
 use super::{Arena, BLOCK_ALIGN_MIN, DoneSlots, Extent, HUGE_MIN, MoreSlots, size};
 use crate::page::PAGE_LEN;
@@ -139,8 +141,10 @@ impl Arena {
             let addr = core::ptr::from_ref(self) as usize;
             abort_with("an allocation from the heap of a task that has ended", addr)
         };
-        last.next.set(extent.base());
         extent.prev.set(last.base());
+        // Linked when it is whole: a census may stop this thread anywhere and walk the list.
+        compiler_fence(Ordering::SeqCst);
+        last.next.set(extent.base());
         self.extra_count.set(self.extra_count.get() + 1);
         Some(extent)
     }
@@ -162,6 +166,8 @@ impl Arena {
         if let Some(next) = self.huge_extents().next() {
             next.prev.set(extent.base());
         }
+        // As in `new_extent`.
+        compiler_fence(Ordering::SeqCst);
         self.huge.set(extent.base());
         // Slots of this length are handed out clean.
         (block, 0)
@@ -259,6 +265,7 @@ impl Arena {
             // SAFETY: as above.
             unsafe { Extent::at(next) }.prev.set(prev);
         }
+        compiler_fence(Ordering::SeqCst);
         extent.retire();
         done(extent.slot());
     }

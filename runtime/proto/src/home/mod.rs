@@ -18,7 +18,7 @@ use crate::{
     action::{Cx, Fault},
     death::Deaths,
     id::{Asker, Epoch, Generation, NodeId, Place, TaskId},
-    wire::{Ask, Frame, Outcome, Refusal, Verdict},
+    wire::{Ask, BYTES_LEN_MAX, Frame, Outcome, Refusal, Verdict},
 };
 
 #[derive(Debug)]
@@ -141,6 +141,7 @@ impl Home {
 
     /// Rules 1 and 3.
     fn end(&mut self, cx: &mut Cx<'_>, task: TaskId, outcome: Outcome) {
+        let me = self.me;
         let Some(entry) = self.table.get_mut(task.sequence()) else { return };
         if entry.outcome.is_some() {
             return;
@@ -148,7 +149,7 @@ impl Home {
         if let Some(more) = entry.more.take() {
             for Asker { node, token } in more.joiners {
                 cx.out
-                    .frame(node, Frame::JoinAnswer { task, token, outcome: Some(outcome.clone()) });
+                    .frame(node, Frame::JoinAnswer { task, token, outcome: answer_for(me, node, Some(&outcome)) });
             }
             let why = match &outcome {
                 Outcome::Lost { node } => Refusal::SourceDied { node: *node },
@@ -178,7 +179,8 @@ impl Home {
                 }
             }
             entry => {
-                let outcome = entry.and_then(|entry| entry.outcome.as_deref().cloned());
+                let outcome = entry.and_then(|entry| entry.outcome.as_deref());
+                let outcome = answer_for(self.me, node, outcome);
                 cx.out.frame(node, Frame::JoinAnswer { task, token, outcome });
             }
         }
@@ -265,5 +267,20 @@ impl Home {
 impl Entry {
     fn more(&mut self) -> &mut More {
         self.more.get_or_insert_default()
+    }
+}
+
+/// An outcome as it is told to `node`: a result that no frame holds is an error there.
+fn answer_for(me: NodeId, node: NodeId, outcome: Option<&Outcome>) -> Option<Outcome> {
+    match outcome {
+        Some(Outcome::Returned(bytes)) if node != me && bytes.len() > BYTES_LEN_MAX => {
+            let message = format!(
+                "its result has {} bytes, and at most {BYTES_LEN_MAX} can be joined from another node than \
+                 its home; return less, or write it to a file",
+                bytes.len()
+            );
+            Some(Outcome::Panicked { message })
+        }
+        other => other.cloned(),
     }
 }

@@ -110,23 +110,11 @@ impl Base {
         self.pages.iter().map(|p| p.0.addr())
     }
 
-    /// Empties the pages of `slot` that were not shipped: they were dead.
-    pub(crate) fn discard_the_rest(&self, slot: SlotId) {
-        let mut from = slot.base();
-        let end = slot.base() + slot.len();
+    /// The pages that were shipped of `from..to`, as one run.
+    pub(crate) fn stack_pages(&self, from: usize, to: usize) -> Option<(usize, usize)> {
         let first = self.pages.partition_point(|p| p.0 < PageNumber::of(from));
-        let pages = self.pages[first..].iter().map(|p| p.0.addr());
-        for addr in pages.take_while(|&addr| addr < end) {
-            if addr > from {
-                // SAFETY: dead pages of a slot that is about to be kept.
-                unsafe { page::discard(from, addr - from) };
-            }
-            from = addr + PAGE_LEN;
-        }
-        if end > from {
-            // SAFETY: as above.
-            unsafe { page::discard(from, end - from) };
-        }
+        let addr = self.pages.get(first)?.0.addr();
+        (addr < to).then(|| (addr, to - addr))
     }
 }
 

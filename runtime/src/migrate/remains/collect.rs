@@ -92,6 +92,7 @@ fn collect_from(caller: usize) -> usize {
         return 0;
     }
     // Taken before the stop, so that no stopped thread holds them.
+    let transit = super::transit();
     let stacks = stack::registry();
     let mut marking = Marking::new(&table);
     let sight = TaskSight { worker_tp, worker_rsp };
@@ -111,6 +112,9 @@ fn collect_from(caller: usize) -> usize {
             for &slot in stacks.iter() {
                 marking.scan_local(slot, stopped);
             }
+            for &slot in transit.iter().flat_map(|entry| &entry.1) {
+                marking.scan_present(slot.base(), slot.len());
+            }
             while let Some(next) = marking.work.pop() {
                 for &slot in &table[next].slots {
                     marking.scan_present(slot.base(), slot.len());
@@ -119,6 +123,7 @@ fn collect_from(caller: usize) -> usize {
         })
     });
     drop(stacks);
+    drop(transit);
     if stopped.is_none() || !complete {
         // A thread could not be stopped (it blocks the signal), or not all was seen: all stays.
         return table.len();

@@ -22,7 +22,7 @@ mod merge;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use migrt_iso::{SlotId, pool};
+use migrt_iso::{SlotId, page, pool};
 use migrt_proto::TaskId;
 
 use crate::task::header::Header;
@@ -43,18 +43,61 @@ pub(crate) struct Kept {
 
 static TABLE: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 
+/// Slots with remains that a task is coming home to: neither in the table nor a resident's, but what
+/// lies in them is in use and may lead to other remains. Locked after the table.
+static TRANSIT: Mutex<Vec<(TaskId, Vec<SlotId>)>> = Mutex::new(Vec::new());
+
+fn transit() -> MutexGuard<'static, Vec<(TaskId, Vec<SlotId>)>> {
+    TRANSIT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The task that came home is a resident again.
+pub(crate) fn came_home(task: TaskId) {
+    transit().retain(|entry| entry.0 != task);
+}
+
 fn table() -> MutexGuard<'static, Vec<Kept>> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The task is another node's now; its pages stay, `base` being what they were when it was frozen.
-pub(crate) fn keep_departed(task: TaskId, slots: Vec<SlotId>, base: Arc<Base>) {
+pub(crate) fn keep_departed(header: &Header, base: Arc<Base>) {
+    let (task, slots) = (header.id, super::slots_of(header));
+    discard_dead(header, base.as_ref());
     for &slot in &slots {
-        base.discard_the_rest(slot);
         pool::global().keep(slot);
     }
     table().push(Kept { task, slots, base: Some(base) });
     collect::ask();
+}
+
+/// Empties the pages of a departed task that are dead: stack below SP, free heap. The node may have
+/// written to a page that was alive and zero when the image was made, so what was shipped does not
+/// tell; the heap does.
+fn discard_dead(header: &Header, base: &Base) {
+    let slot = header.slot;
+    let layout = header.layout();
+    let mut alive = Vec::new();
+    header.prefix.arena().for_each_live_run(&mut |addr, len| alive.push((addr, len)));
+    alive.extend(base.stack_pages(layout.stack_low(), slot.base() + slot.len()));
+    for slot in super::slots_of(header) {
+        let end = slot.base() + slot.len();
+        let mut from = slot.base();
+        let mut runs: Vec<_> = alive.iter().filter(|r| (from..end).contains(&r.0)).collect();
+        runs.sort_unstable();
+        for &&(addr, len) in &runs {
+            empty(from, addr);
+            from = addr + len;
+        }
+        empty(from, end);
+    }
+}
+
+fn empty(from: usize, to: usize) {
+    if to > from {
+        // SAFETY: dead pages of a slot that is about to be kept.
+        unsafe { page::discard(from, to - from) };
+    }
 }
 
 /// The task has ended and blocks of its heap are still alive: something may reach them.
@@ -68,7 +111,9 @@ pub(crate) fn keep_ended(header: &Header) {
 pub(crate) fn take(task: TaskId) -> Option<Kept> {
     let mut table = table();
     let at = table.iter().position(|kept| kept.task == task && kept.base.is_some())?;
-    Some(table.swap_remove(at))
+    let kept = table.swap_remove(at);
+    transit().push((task, kept.slots.clone()));
+    Some(kept)
 }
 
 /// The return did not happen: the remains stay remains.
@@ -78,7 +123,11 @@ pub(crate) fn put_back(kept: Kept) {
             pool::global().keep(slot);
         }
     }
-    table().push(kept);
+    let task = kept.task;
+    let mut table = table();
+    table.push(kept);
+    drop(table);
+    came_home(task);
 }
 
 impl Kept {
