@@ -8,6 +8,9 @@
 //!
 //! `pause` is the runtime's own count: from suspended at the source to running at the target.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
 use clap::Args;
 use migrt::NodeId;
 use serde::{Deserialize, Serialize};
@@ -21,8 +24,15 @@ use crate::stats::Sample;
 const PAGE_WORDS: usize = 512;
 /// The hops are made in so many turns, with the bare wire's in between.
 const TURNS: u32 = 10;
+/// Turns before these, which warm both nodes and tell how many bytes a move ships.
+const WARM_TURNS: u32 = 2;
 /// Hops at the start of a turn that are not counted.
 const WARM_HOPS: u32 = 6;
+const POLL: Duration = Duration::from_millis(2);
+
+/// Turns that the task may make, and has made: on node 0.
+static ALLOWED: AtomicU32 = AtomicU32::new(0);
+static DONE: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -119,30 +129,55 @@ fn deep(left: usize, trip: &Trip, heap: &mut [u64], sum: u64) -> Seen {
 }
 
 fn hop_about(trip: &Trip, heap: &mut [u64], mut sum: u64) -> Seen {
-    let mut seen = Vec::with_capacity(trip.hops as usize);
-    for hop in 0..trip.hops + WARM_HOPS {
-        let target = NodeId(1 - migrt::here().0);
-        let left = machine_ns();
-        migrt::migrate_to(target).map_err(|e| e.to_string())?;
-        let arrived = machine_ns();
-        if migrt::here() != target {
-            return Err(format!("the task is on {} and not on {target}", migrt::here()));
+    let mut seen = Vec::with_capacity((trip.hops * TURNS) as usize);
+    for turn in 0..TURNS + WARM_TURNS {
+        // Each turn begins and ends on node 0, whose statics these are.
+        while ALLOWED.load(Ordering::SeqCst) <= turn {
+            migrt::sleep(POLL);
         }
-        if hop >= WARM_HOPS {
-            seen.push(arrived.saturating_sub(left));
+        for hop in 0..trip.hops + WARM_HOPS {
+            let target = NodeId(1 - migrt::here().0);
+            let left = machine_ns();
+            migrt::migrate_to(target).map_err(|e| e.to_string())?;
+            let arrived = machine_ns();
+            if migrt::here() != target {
+                return Err(format!("the task is on {} and not on {target}", migrt::here()));
+            }
+            if turn >= WARM_TURNS && hop >= WARM_HOPS {
+                seen.push(arrived.saturating_sub(left));
+            }
+            let pages = heap.chunks(PAGE_WORDS).step_by(trip.page_step);
+            let found = pages.flatten().fold(0u64, |sum, word| sum.wrapping_add(*word));
+            if found != sum {
+                return Err(format!(
+                    "hop {hop}: the heap's checksum is {found:#x} and not {sum:#x}"
+                ));
+            }
+            // The bytes that arrived are written to, and differ at the next hop.
+            if let Some(word) = heap.first_mut() {
+                *word = word.wrapping_add(1);
+                sum = sum.wrapping_add(1);
+            }
         }
-        let pages = heap.chunks(PAGE_WORDS).step_by(trip.page_step);
-        let found = pages.flatten().fold(0u64, |sum, word| sum.wrapping_add(*word));
-        if found != sum {
-            return Err(format!("hop {hop}: the heap's checksum is {found:#x} and not {sum:#x}"));
-        }
-        // The bytes that arrived are written to, and differ at the next hop.
-        if let Some(word) = heap.first_mut() {
-            *word = word.wrapping_add(1);
-            sum = sum.wrapping_add(1);
-        }
+        DONE.store(turn + 1, Ordering::SeqCst);
     }
     Ok(seen)
+}
+
+/// Lets the traveller make its turn and waits until it has.
+fn take_turn(turn: u32, traveller: &migrt::JoinHandle<Seen>) -> Result<(), String> {
+    ALLOWED.store(turn + 1, Ordering::SeqCst);
+    for poll in 1u32.. {
+        if DONE.load(Ordering::SeqCst) > turn {
+            return Ok(());
+        }
+        migrt::sleep(POLL);
+        // Asking goes over the wire: seldom, so that it is not measured.
+        if poll.is_multiple_of(500) && traveller.is_finished() {
+            return Err("the task has ended before its time".to_owned());
+        }
+    }
+    unreachable!("polls without end")
 }
 
 /// SplitMix64.
@@ -167,17 +202,26 @@ fn counts() -> (u64, u64, Vec<(NodeId, Vec<u32>)>) {
 }
 
 fn measure(options: &Options) -> Outcome {
-    let mut trip = Trip {
+    let trip = Trip {
         heap_len: options.heap as usize,
         page_step: (1.0 / options.touched).round() as usize,
         stack_len: options.stack as usize,
-        hops: 10,
+        hops: options.hops.div_ceil(TURNS).next_multiple_of(2).max(2),
         seed: 1,
     };
-    // Two short trips: the first warms both nodes, the second says how many bytes a move ships.
-    migrt::spawn(travel(trip.clone())).join()??;
+    let traveller = migrt::spawn(travel(trip.clone()));
+    let early = |why: String, traveller: migrt::JoinHandle<Seen>| match traveller.join() {
+        Ok(Err(said)) => said,
+        Err(error) => error.to_string(),
+        Ok(Ok(_)) => why,
+    };
+    if let Err(why) = take_turn(0, &traveller) {
+        return Err(early(why, traveller).into());
+    }
     let (moves, bytes, _) = counts();
-    migrt::spawn(travel(trip.clone())).join()??;
+    if let Err(why) = take_turn(1, &traveller) {
+        return Err(early(why, traveller).into());
+    }
     let (moves_now, bytes_now, pauses_before) = counts();
     let shipped = ((bytes_now - bytes) as f64 / (moves_now - moves) as f64).round();
 
@@ -188,12 +232,11 @@ fn measure(options: &Options) -> Outcome {
     }
     payload.truncate(shipped as usize);
     let mut wire = Wire::open()?;
-    let (mut hops, mut exchanges) = (Vec::new(), Vec::new());
-    trip.hops = options.hops.div_ceil(TURNS).max(2);
+    let mut exchanges = Vec::new();
     for turn in 0..TURNS {
-        trip.seed = u64::from(turn) + 2;
-        let seen = migrt::spawn(travel(trip.clone())).join()??;
-        hops.extend(seen.into_iter().map(|ns| ns as f64 / 1_000.0));
+        if let Err(why) = take_turn(WARM_TURNS + turn, &traveller) {
+            return Err(early(why, traveller).into());
+        }
         for exchange in 0..trip.hops + WARM_HOPS {
             let took = wire.exchange(&payload)?;
             if exchange >= WARM_HOPS {
@@ -201,6 +244,8 @@ fn measure(options: &Options) -> Outcome {
             }
         }
     }
+    let hops = traveller.join()??;
+    let hops: Vec<f64> = hops.into_iter().map(|ns| ns as f64 / 1_000.0).collect();
     drop(wire);
     let (_, _, pauses_after) = counts();
     let pauses: Vec<f64> = pauses_after

@@ -335,6 +335,7 @@ fn addresses_are_told_apart_while_everybody_runs() {
     std::thread::sleep(Duration::from_millis(60));
     assert_eq!(is_node_memory(map + 5_000_000), Some(NodeMemory::Mapping));
     raw::unmap(map, 64 << 20);
+    std::thread::sleep(Duration::from_millis(60));
     let code = addresses_are_told_apart_while_everybody_runs as *const () as usize;
     for addr in [
         map + 5_000_000,

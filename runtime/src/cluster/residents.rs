@@ -25,6 +25,16 @@ impl Residents {
         self.0.lock().unwrap().remove(&task)
     }
 
+    /// Removes the task if it is still this record's: it may have come back meanwhile, under another.
+    pub(crate) fn remove_this(&self, task: TaskId, record: &TaskRef) {
+        let mut all = self.0.lock().unwrap();
+        if all.get(&task).is_some_and(|found| std::ptr::eq(found.as_ptr(), record.as_ptr())) {
+            let old = all.remove(&task);
+            drop(all);
+            drop(old);
+        }
+    }
+
     pub(crate) fn get(&self, task: TaskId) -> Option<TaskRef> {
         self.0.lock().unwrap().get(&task).cloned()
     }

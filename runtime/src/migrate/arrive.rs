@@ -217,16 +217,14 @@ fn take_over(slot: SlotId, task: TaskId, kept: &mut Option<Kept>) -> Result<(), 
         match adopted {
             Ok(()) => return Ok(()),
             Err(Conflict::InUse(_)) if Instant::now() < patience => std::thread::yield_now(),
-            Err(Conflict::Remains(_)) if kept.is_none() && !collected => {
+            Err(Conflict::Remains(_)) if kept.is_none() && Instant::now() < patience => {
                 // Its own, kept just now, or another's.
                 *kept = remains::take(task);
-                collected = kept.is_none();
-                if collected {
+                if kept.is_none() && !std::mem::replace(&mut collected, true) {
                     remains::collect();
                 }
             }
-            Err(Conflict::Remains(_)) if !collected => {
-                collected = true;
+            Err(Conflict::Remains(_)) if !std::mem::replace(&mut collected, true) => {
                 remains::collect();
             }
             Err(conflict) => return Err(conflict.to_string()),

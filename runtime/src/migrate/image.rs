@@ -23,7 +23,6 @@ const ASK_PAGES: usize = 24;
 #[derive(Debug, Default)]
 pub(crate) struct Image {
     pub(crate) slots: Vec<ShipSlot>,
-    pub(crate) page_count: usize,
 }
 
 /// Finds the live pages of a frozen task.
@@ -108,7 +107,6 @@ impl Image {
             Some(run) if run.first + run.count == first => run.count += count as u32,
             _ => slot.runs.push(PageRun { first, count: count as u32 }),
         }
-        self.page_count += count;
     }
 }
 

@@ -26,7 +26,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use migrt_iso::{PAGE_LEN, SlotId};
-use migrt_proto::wire::{Refusal, ShipHeader};
+use migrt_proto::wire::{Refusal, ShipHeader, ShipSlot};
 use migrt_proto::{EntryId, Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -35,8 +35,9 @@ use crate::config::Audit;
 use crate::exec::door;
 use crate::fail;
 use crate::task::header::Header;
-use crate::task::mobile::{Call, MobileBody};
+use crate::task::mobile::{Call, Journey, MobileBody};
 use crate::task::record::TaskRef;
+use crate::task::state::Phase;
 use crate::task::time::Reading;
 
 /// The arguments of a call that moves before it has started are at most so long; the header of a
@@ -147,56 +148,95 @@ fn stay(task: TaskRef) {
     door::push(task);
 }
 
+/// Images from this length on are copied by a thread of their own: a node that copies for long must
+/// go on answering heartbeats.
+const LONG_IMAGE: usize = 1 << 20;
+
 /// Sends a frozen task to `to`.
 pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
+    let is_long = mobile(task).header().is_some_and(|h| h.prefix.arena().live_bytes() > LONG_IMAGE);
+    if is_long {
+        let task = task.clone();
+        let spawned = std::thread::Builder::new()
+            .name("migrt-shipper".to_owned())
+            .spawn(move || ship_now(cluster, &task, epoch, to));
+        if spawned.is_ok() {
+            return;
+        }
+    }
+    ship_now(cluster, task, epoch, to);
+}
+
+fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
     let body = mobile(task);
     let id = body.id;
-    let (manifest, image) = match body.header() {
-        Some(header) => {
-            prepare(header);
-            let manifest = Manifest {
-                entry: header.entry.id.0,
-                args: None,
-                stood_us: body.stood_us(),
-                clock: Reading::take(Some(header)),
-            };
-            (manifest, image::of(header))
-        }
-        None => {
-            let call = body.take_call().expect("a task without a header has its call");
-            let manifest = Manifest {
-                entry: call.entry.0,
-                args: Some(call.args.clone()),
-                stood_us: body.stood_us(),
-                clock: Reading::take(None),
-            };
-            body.put_call(call);
-            (manifest, image::Image::default())
-        }
+    // Held until the copy is made: a move that is called off meanwhile waits for it.
+    let mut journey = body.journey();
+    if task.state.phase() != Phase::Frozen {
+        return;
+    }
+    let Some(load) = load(body, &journey) else {
+        drop(journey);
+        let why = "this node has no slot left to copy the task's pages to";
+        return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why));
     };
-    let page_count = image.page_count;
+    let Load { manifest, slots, base } = load;
+    let byte_count = base.byte_count();
+    let parts = base.parts();
+    journey.shipped = Some(base);
+    drop(journey);
     let ship = ShipHeader {
         task: id,
         epoch,
-        slots: image.slots,
+        slots,
         page_len: PAGE_LEN as u32,
         extra: postcard::to_stdvec(&manifest).expect("plain data encodes"),
     };
     let mut header = Vec::new();
     ship.encode(&mut header);
-    cluster.metrics.shipped(page_count, page_count * PAGE_LEN + header.len());
-    let Some(base) = remains::Base::copy(&ship.slots).map(Arc::new) else {
-        let why = "this node has no slot left to copy the task's pages to";
-        return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why));
-    };
-    let parts = base.parts();
-    body.set_shipped(base);
+    cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count + header.len());
     cluster.send_bulk(to, header, parts, move |result| {
         if let Err(why) = result {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
         }
     });
     fail::point("source.shipped");
+}
+
+/// What is sent of a task.
+struct Load {
+    manifest: Manifest,
+    slots: Vec<ShipSlot>,
+    base: Arc<remains::Base>,
+}
+
+/// Copies a frozen task's pages, or its call. `None`: there is no slot for the copy.
+fn load(body: &MobileBody, journey: &Journey) -> Option<Load> {
+    let mut manifest = Manifest {
+        entry: 0,
+        args: None,
+        stood_us: journey.stood_us(),
+        clock: Reading::take(body.header()),
+    };
+    let Some(header) = body.header() else {
+        let call = body.take_call().expect("a task without a header has its call");
+        manifest.entry = call.entry.0;
+        manifest.args = Some(call.args.clone());
+        body.put_call(call);
+        return Some(Load { manifest, slots: Vec::new(), base: Arc::new(remains::Base::empty()) });
+    };
+    manifest.entry = header.entry.id.0;
+    prepare(header);
+    loop {
+        let image = image::of(header);
+        let base = remains::Base::copy(&image.slots)?;
+        // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
+        // return, but never goes along: it would be carried out twice.
+        if base.word(header.prefix.arena().remote_list_addr()) == Some(0) {
+            return Some(Load { manifest, slots: image.slots, base: Arc::new(base) });
+        }
+        header.drain_frees();
+    }
 }
 
 /// Takes the words of this node out of a header that is about to be shipped.
@@ -215,7 +255,7 @@ pub(crate) fn resume_here(cluster: &Cluster, task: TaskRef, epoch: Epoch, why: &
     body.epoch.store(epoch.0, Ordering::Relaxed);
     cluster.metrics.refused();
     body.take_move();
-    if task.state.phase() == crate::task::state::Phase::Frozen {
+    if task.state.phase() == Phase::Frozen {
         stay(task);
     } else {
         // It was not frozen yet; if it waits for this move, it must hear of its end.
@@ -230,7 +270,7 @@ pub(crate) fn release(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     cluster.metrics.left();
     tracing::debug!(task = %body.id, to = to.0, "left");
     if let Some(header) = body.header() {
-        let base = body.take_shipped().expect("it was shipped before it was another node's");
+        let base = body.journey().shipped.take().expect("it was shipped before it was another node's");
         remains::keep_departed(header, base);
     }
     body.clear_header();

@@ -1,5 +1,7 @@
 //! Where a task is, and how it moves itself.
 
+use std::sync::atomic::Ordering;
+
 use migrt_proto::NodeId;
 
 use super::coro::Suspend;
@@ -43,11 +45,11 @@ fn move_to(target: NodeId) -> Result<()> {
     if std::thread::panicking() {
         return Err(Error::new(Kind::Move, "a task that is unwinding does not move"));
     }
-    let from = here();
-    if from == target {
+    if here() == target {
         return Ok(());
     }
     let id = header.id;
+    let moves = header.moves.load(Ordering::Relaxed);
     let ordered = on_worker(|worker| {
         if let Some(body) = worker.and_then(|w| w.task()).and_then(|r| r.mobile()) {
             body.take_refusal();
@@ -68,7 +70,10 @@ fn move_to(target: NodeId) -> Result<()> {
             });
             match refusal {
                 Some(why) => break why,
-                None if here() != from => break "it was moved elsewhere meanwhile".to_owned(),
+                // Counted: others may have moved it on, even back to where it was, before it ran.
+                None if header.moves.load(Ordering::Relaxed) != moves => {
+                    break "it was moved elsewhere meanwhile".to_owned();
+                }
                 None => {}
             }
         },

@@ -14,7 +14,7 @@ use std::arch::naked_asm;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -48,10 +48,18 @@ pub(crate) struct Call {
 
 /// A task's last move from here.
 #[derive(Debug, Default)]
-struct Journey {
+pub(crate) struct Journey {
     frozen_at: Option<Instant>,
     refusal: Option<String>,
-    shipped: Option<Arc<Base>>,
+    /// What is on its way, kept as the base of its remains.
+    pub(crate) shipped: Option<Arc<Base>>,
+}
+
+impl Journey {
+    /// How long it has stood still.
+    pub(crate) fn stood_us(&self) -> u32 {
+        self.frozen_at.map_or(0, |when| when.elapsed().as_micros() as u32)
+    }
 }
 
 /// The record's part of a mobile task.
@@ -145,18 +153,9 @@ impl MobileBody {
         self.journey.lock().unwrap().frozen_at = Some(when);
     }
 
-    /// How long it has stood still.
-    pub(crate) fn stood_us(&self) -> u32 {
-        self.journey.lock().unwrap().frozen_at.map_or(0, |when| when.elapsed().as_micros() as u32)
-    }
-
-    /// What is on its way.
-    pub(crate) fn set_shipped(&self, base: Arc<Base>) {
-        self.journey.lock().unwrap().shipped = Some(base);
-    }
-
-    pub(crate) fn take_shipped(&self) -> Option<Arc<Base>> {
-        self.journey.lock().unwrap().shipped.take()
+    /// The state of its last move from here.
+    pub(crate) fn journey(&self) -> MutexGuard<'_, Journey> {
+        self.journey.lock().unwrap()
     }
 
     pub(crate) fn set_refusal(&self, why: String) {

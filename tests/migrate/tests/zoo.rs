@@ -29,7 +29,11 @@ fn check(mode: &str) {
             let alone = travel(mode, &[name], Duration::from_secs(10));
             if !alone.good {
                 let said = alone.err.lines().last().unwrap_or_default().to_owned();
-                culprits.push(format!("{name} alone: {} {:?} {said}", alone.how, alone.lines_of("FAILED")));
+                culprits.push(format!(
+                    "{name} alone: {} {:?} {said}",
+                    alone.how,
+                    alone.lines_of("FAILED")
+                ));
             }
         }
         panic!("{mode}: {}\nalone fail: {culprits:#?}\n{failures:#?}\n{}", all.how, all.err);
@@ -40,8 +44,11 @@ fn check(mode: &str) {
         "workers" => assert!(threads > 20, "hardly ever on another worker: {threads}"),
         _ => assert!(hops > 100, "hardly ever on another node: {hops}"),
     }
-    let visited: std::collections::HashSet<_> =
-        all.lines_of("ok").iter().filter_map(|line| line.split(' ').next().map(str::to_owned)).collect();
+    let visited: std::collections::HashSet<_> = all
+        .lines_of("ok")
+        .iter()
+        .filter_map(|line| line.split(' ').next().map(str::to_owned))
+        .collect();
     assert!(visited.len() >= 30, "{mode}: only {} specimens", visited.len());
 }
 

@@ -39,6 +39,23 @@ impl PageNumber {
 }
 
 impl Base {
+    /// Of a task that has not started.
+    pub(crate) fn empty() -> Base {
+        Base { pages: Vec::new(), slots: Vec::new() }
+    }
+
+    /// Bytes of all pages.
+    pub(crate) fn byte_count(&self) -> usize {
+        self.pages.len() * PAGE_LEN
+    }
+
+    /// The word at `addr` as it was copied.
+    pub(crate) fn word(&self, addr: usize) -> Option<usize> {
+        let copy = self.page(addr & !(PAGE_LEN - 1))? + addr % PAGE_LEN;
+        // SAFETY: within a copied page, aligned as the word itself is.
+        Some(unsafe { (copy as *const usize).read() })
+    }
+
     /// Copies the pages of a frozen task, in the order of the list: what is shipped is this copy, so
     /// the two are equal whatever the node's threads do to memory that they reach.
     ///

@@ -141,7 +141,9 @@ fn tour(rounds: u64) -> Result<(), String> {
     }
     println!("owned slots before {owned_before} after {owned_after}");
     if owned_before != owned_after {
-        return Err(format!("slots were lost or doubled: {owned_before} before, {owned_after} after"));
+        return Err(format!(
+            "slots were lost or doubled: {owned_before} before, {owned_after} after"
+        ));
     }
     Ok(())
 }

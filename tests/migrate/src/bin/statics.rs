@@ -52,7 +52,8 @@ fn use_once(scenario: Scenario, who: &str, n: u64) {
     match scenario {
         Scenario::Regex => {
             let text = format!("to ann{n}@example.org and {who}@host.com, not @x");
-            let found: Vec<_> = PATTERN.captures_iter(&text).map(|c| c["user"].to_owned()).collect();
+            let found: Vec<_> =
+                PATTERN.captures_iter(&text).map(|c| c["user"].to_owned()).collect();
             assert_eq!(found, [format!("ann{n}"), who.to_owned()]);
         }
         Scenario::OnceMap => {
@@ -210,7 +211,8 @@ fn main() -> ExitCode {
         eprintln!("no such scenario, or no numbers: {args:?}");
         return ExitCode::FAILURE;
     };
-    let run = migrt::Builder::new().workers(2).local_nodes(nodes).run(move || tour(scenario, rounds));
+    let run =
+        migrt::Builder::new().workers(2).local_nodes(nodes).run(move || tour(scenario, rounds));
     match run.map_err(|e| e.to_string()).and_then(|result| result) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

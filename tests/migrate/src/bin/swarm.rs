@@ -93,8 +93,9 @@ fn tour(tasks: u64, hops: u64) -> Result<(), String> {
     let mut begun_ended = vec![(0, 0); tasks as usize];
     let mut steps_seen = 0;
     for node in (0..NODES).map(NodeId) {
-        let (counts, steps) =
-            migrt::spawn_on(node, tally(tasks)).join().map_err(|e| format!("tally of {node}: {e}"))?;
+        let (counts, steps) = migrt::spawn_on(node, tally(tasks))
+            .join()
+            .map_err(|e| format!("tally of {node}: {e}"))?;
         steps_seen += steps;
         for (all, one) in begun_ended.iter_mut().zip(counts) {
             *all = (all.0 + one.0, all.1 + one.1);
@@ -111,7 +112,10 @@ fn tour(tasks: u64, hops: u64) -> Result<(), String> {
     let metrics = migrt::cluster_metrics();
     let moves: u64 = metrics.iter().map(|(_, m)| m.moves_out).sum();
     let refused: u64 = metrics.iter().map(|(_, m)| m.moves_refused).sum();
-    println!("total moves {moves} refused {refused} asked {ASKED} done {done} sum {:#x}", mix(moves, steps_sum));
+    println!(
+        "total moves {moves} refused {refused} asked {ASKED} done {done} sum {:#x}",
+        mix(moves, steps_sum)
+    );
     if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
 }
 

@@ -42,8 +42,10 @@ fn main() -> ExitCode {
         eprintln!("{mode_name} is no mode");
         return ExitCode::FAILURE;
     };
-    let chosen: Vec<&'static str> =
-        all.into_iter().filter(|name| names.is_empty() || names.iter().any(|n| n == name)).collect();
+    let chosen: Vec<&'static str> = all
+        .into_iter()
+        .filter(|name| names.is_empty() || names.iter().any(|n| n == name))
+        .collect();
     let builder = migrt::Builder::new().workers(mode.workers).local_nodes(mode.nodes);
     match builder.run(move || tour(&mode, &chosen)) {
         Ok(true) => ExitCode::SUCCESS,
@@ -65,7 +67,9 @@ fn tour(mode: &Mode, chosen: &[&'static str]) -> bool {
     for group in chosen.chunks(8) {
         let visits: Vec<_> = group
             .iter()
-            .flat_map(|&name| mode.plans.iter().enumerate().map(move |(n, &plan)| (name, n as u64, plan)))
+            .flat_map(|&name| {
+                mode.plans.iter().enumerate().map(move |(n, &plan)| (name, n as u64, plan))
+            })
             .map(|(name, seed, plan)| {
                 println!("begin {name}");
                 (name, seed, plan, migrt::spawn(visit(name.to_owned(), plan, seed)))
@@ -90,9 +94,10 @@ fn tour(mode: &Mode, chosen: &[&'static str]) -> bool {
         for (name, plan, expected, result) in reports.try_iter() {
             let verdict = match &result {
                 Err(error) => Err(error.to_string()),
-                Ok(visit) if expected.as_ref() != Ok(&visit.checksum) => {
-                    Err(format!("{:#x}, but at rest {expected:x?}: {:?}", visit.checksum, visit.walked))
-                }
+                Ok(visit) if expected.as_ref() != Ok(&visit.checksum) => Err(format!(
+                    "{:#x}, but at rest {expected:x?}: {:?}",
+                    visit.checksum, visit.walked
+                )),
                 Ok(visit) => {
                     hops += visit.walked.hops;
                     threads += visit.walked.threads;
@@ -125,7 +130,9 @@ fn went(plan: Plan, chaos: bool, walked: &trip::Walked) -> Result<(), String> {
                 .then_some(())
                 .ok_or_else(|| format!("it moved {} of {possible} times", walked.hops))
         }
-        Plan::Yield | Plan::Shuffle if chaos && walked.hops == 0 => Err(format!("chaos never moved it: {walked:?}")),
+        Plan::Yield | Plan::Shuffle if chaos && walked.hops == 0 => {
+            Err(format!("chaos never moved it: {walked:?}"))
+        }
         _ => Ok(()),
     }
 }

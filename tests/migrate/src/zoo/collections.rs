@@ -35,9 +35,7 @@ fn hash_map(seed: u64) -> u64 {
     step();
     let mut all: Vec<_> = map.into_iter().collect();
     all.sort();
-    all.iter().fold(0, |sum, (key, list)| {
-        mix(mix_bytes(sum, key.as_bytes()), list.iter().sum())
-    })
+    all.iter().fold(0, |sum, (key, list)| mix(mix_bytes(sum, key.as_bytes()), list.iter().sum()))
 }
 
 /// `RandomState` draws its keys from the thread-locals: equal before and after a move, and a map
@@ -168,8 +166,7 @@ fn sort_suspended_in_comparison(seed: u64) -> u64 {
 
 fn stable_sort_of_strings(seed: u64) -> u64 {
     let mut random = Seeded::new(seed);
-    let mut lines: Vec<String> =
-        (0..700).map(|n| format!("{:03}:{n}", random.below(50))).collect();
+    let mut lines: Vec<String> = (0..700).map(|n| format!("{:03}:{n}", random.below(50))).collect();
     let mut calls = 0;
     lines.sort_by(|a, b| {
         calls += 1;
@@ -215,7 +212,8 @@ fn formatted_output(seed: u64) -> u64 {
     }
     let mut text = String::new();
     for n in 0..3 {
-        writeln!(text, "{n:+} {} {:?}", Nested(4, seed + n), ('a', 1.5, "b\n")).expect("to a String");
+        writeln!(text, "{n:+} {} {:?}", Nested(4, seed + n), ('a', 1.5, "b\n"))
+            .expect("to a String");
     }
     mix_bytes(0, text.as_bytes())
 }

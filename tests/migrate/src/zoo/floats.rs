@@ -143,7 +143,9 @@ fn control_words(seed: u64) -> u64 {
 fn third(seed: u64) -> f64 {
     let mut x = (seed % 100) as f64 + 1.0;
     // SAFETY: register arithmetic; in `asm` because the compiler counts on the default rounding.
-    unsafe { asm!("divsd {x}, {three}", x = inout(xmm_reg) x, three = in(xmm_reg) black_box(3.0f64)) };
+    unsafe {
+        asm!("divsd {x}, {three}", x = inout(xmm_reg) x, three = in(xmm_reg) black_box(3.0f64))
+    };
     x
 }
 

@@ -234,7 +234,9 @@ fn binary_tree(seed: u64) -> u64 {
     }
     fn insert(tree: &mut Option<Box<Tree>>, key: u64) {
         match tree {
-            None => *tree = Some(Box::new(Tree { key, text: format!("{key:x}"), ..Tree::default() })),
+            None => {
+                *tree = Some(Box::new(Tree { key, text: format!("{key:x}"), ..Tree::default() }))
+            }
             Some(node) if key < node.key => insert(&mut node.left, key),
             Some(node) => insert(&mut node.right, key),
         }

@@ -147,7 +147,10 @@ fn moved_by_another_task(seed: u64) -> u64 {
         }
     }
     let walked = walker.join().expect("the walker ends well");
-    assert_eq!(walked, (0..ROUNDS).fold(0, |sum, n| mix(sum, n + (n % 20).to_string().len() as u64)));
+    assert_eq!(
+        walked,
+        (0..ROUNDS).fold(0, |sum, n| mix(sum, n + (n % 20).to_string().len() as u64))
+    );
     mix(seed, walked)
 }
 

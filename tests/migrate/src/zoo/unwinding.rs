@@ -122,7 +122,7 @@ fn drop_order(seed: u64) -> u64 {
         step();
         let _tail = (list, noted("tail"));
         match maybe {
-            Some(kept) => std::mem::forget(std::mem::replace(&mut Some(kept), None)),
+            Some(kept) => std::mem::forget(kept),
             None => log.borrow_mut().push("none".into()),
         }
         step();
