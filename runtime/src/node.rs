@@ -178,6 +178,7 @@ fn start_workers(config: Config) -> Result<&'static Node> {
             stealer: deque.stealer(),
             inbox: crossbeam_queue::SegQueue::new(),
             parker: Default::default(),
+            running: Default::default(),
         })
         .collect();
     let exec = Exec {
@@ -203,6 +204,12 @@ fn start_workers(config: Config) -> Result<&'static Node> {
             })?;
         threads.push(thread);
     }
+    let exec = &node.exec;
+    let ticker = std::thread::Builder::new()
+        .name("migrt-ticker".to_owned())
+        .spawn(move || crate::exec::ticker::run(exec))
+        .map_err(|e| Error::with_source(Kind::Start, format!("the ticker cannot be started: {e}"), e))?;
+    threads.push(ticker);
     drop(threads);
     Ok(node)
 }

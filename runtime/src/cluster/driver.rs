@@ -82,7 +82,7 @@ impl Cluster {
                 if unsettled.get(&task).is_some_and(|entry| entry.0 == epoch) {
                     let slots = unsettled.remove(&task).expect("just found").1;
                     drop(unsettled);
-                    slots.into_iter().for_each(|slot| migrt_iso::pool::global().give_clean(slot));
+                    slots.into_iter().for_each(crate::task::retire::rest);
                 }
             }
             Action::JoinAnswered { task: _, token, outcome } => {

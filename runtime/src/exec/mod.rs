@@ -7,6 +7,8 @@ pub(crate) mod door;
 pub(crate) mod idle;
 pub(crate) mod park;
 pub(crate) mod queue;
+#[expect(unsafe_code, reason = "reaches the task that a worker runs")]
+pub(crate) mod ticker;
 pub(crate) mod timer;
 #[expect(unsafe_code, reason = "hands the worker's own address to the tasks it runs")]
 pub(crate) mod worker;

@@ -12,6 +12,7 @@ use crossbeam_queue::SegQueue;
 
 use super::idle::Idle;
 use super::park::Parker;
+use super::ticker::Running;
 use super::timer::Timers;
 use crate::task::record::TaskRef;
 
@@ -21,6 +22,7 @@ pub(crate) struct Shared {
     pub(crate) stealer: Stealer<TaskRef>,
     pub(crate) inbox: SegQueue<TaskRef>,
     pub(crate) parker: Parker,
+    pub(crate) running: Running,
 }
 
 /// The executor of the node.

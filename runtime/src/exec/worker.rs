@@ -71,6 +71,12 @@ impl Worker {
         unsafe { worker.as_ref() }
     }
 
+    /// Where the ticker sees what this worker runs.
+    #[inline]
+    pub(crate) fn running(&self) -> &super::ticker::Running {
+        &self.exec.shared[self.index].running
+    }
+
     pub(crate) fn index(&self) -> usize {
         self.index
     }

@@ -132,8 +132,12 @@ impl Arrive {
         };
         let state = Mutex::new(State::Here(copy));
         let arrival = Arc::new(Arrival { task, manifest, since, state });
-        if installer.is_ok() {
-            cluster.expect_arrival(task, epoch, arrival.clone());
+        match &installer {
+            Ok(_) => cluster.expect_arrival(task, epoch, arrival.clone()),
+            Err(why) => {
+                let why = Refusal::Other { why: why.clone() };
+                cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
+            }
         }
         Arrive { cluster, arrival, epoch, installer }
     }
@@ -157,12 +161,14 @@ impl Arrive {
     }
 
     fn install(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let installer = self.installer.as_mut().map_err(|why| why.clone())?;
+        // Refused already: the source hears why, and what still comes is thrown away. (Breaking the
+        // stream would tell it only that.)
+        let Ok(installer) = self.installer.as_mut() else { return Ok(()) };
         // Held while pages are written: a discard waits, and then nothing is written any more.
         let state = self.arrival.state.lock().unwrap();
         match &*state {
             State::Here(_) => installer.write(bytes),
-            State::Gone => Err("the move was called off".to_owned()),
+            State::Gone => Ok(()),
         }
     }
 }
@@ -240,7 +246,7 @@ impl BulkSink for Arrive {
     fn end(mut self: Box<Self>, complete: bool) {
         let (task, epoch) = (self.arrival.task, self.epoch);
         let failed = match &self.installer {
-            Err(why) => Some(Refusal::Other { why: why.clone() }),
+            Err(_) => return,
             Ok(installer) if complete && installer.is_complete() => self.fit().err(),
             Ok(_) => Some(Refusal::ShipFailed { why: "the stream ended too early".to_owned() }),
         };

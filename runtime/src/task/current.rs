@@ -78,7 +78,10 @@ pub(crate) fn wait_until<T>(mut poll: impl FnMut(&Waker) -> Option<T>) -> T {
             });
             match found {
                 Some(value) => return value,
-                None => suspend(Suspend::Park),
+                None => {
+                    scrub::below::<{ scrub::SHALLOW }>();
+                    suspend(Suspend::Park);
+                }
             }
         }
     }

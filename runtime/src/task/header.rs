@@ -118,7 +118,10 @@ impl Header {
     }
 
     /// Calls `f` on the worker's stack with the worker's thread-locals; for the running task.
-    #[inline]
+    ///
+    /// Never inlined: what comes back is copied whole from the worker's stack, padding and unused
+    /// variants too, and that copy may not lie in the frame of a caller that is then suspended.
+    #[inline(never)]
     pub(crate) fn on_worker<R>(&self, f: impl FnOnce(&Worker) -> R) -> R {
         // SAFETY: set at the first step; it lies on the task's stack, which runs now.
         let yielder = unsafe { &*self.yielder.get() };

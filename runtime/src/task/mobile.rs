@@ -27,7 +27,7 @@ use super::record::{Body, TaskRef};
 use super::prefix::{HeaderPrefix, NodeFrees};
 use super::stack::GUARD_LEN;
 use super::state::Park;
-use super::{dtors, fd_table, safepoint, tls};
+use super::{dtors, fd_table, retire, safepoint, tls};
 use super::tls::TlsLayout;
 use crate::entry::{self, Entry};
 use crate::error::JoinError;
@@ -251,6 +251,7 @@ pub(crate) fn run(worker: &Worker, task: TaskRef) {
     };
     bind(header, worker, &task, body);
     crate::fence::check();
+    worker.running().begin(header);
     let since = crate::clock::ticks();
     // SAFETY: RUNNING says that only this worker touches the coroutine; the thread pointer is the
     // task's own block, in the slot it owns (I3).
@@ -259,6 +260,7 @@ pub(crate) fn run(worker: &Worker, task: TaskRef) {
             (*header.coro.get()).as_mut().expect("a started task has a coroutine").resume()
         })
     };
+    worker.running().end();
     header.cpu_ns.fetch_add(crate::clock::ticks_to_ns(crate::clock::ticks() - since), Ordering::Relaxed);
     worker.mobile.node_frees.drain();
     let Some(why) = why else {
@@ -472,10 +474,15 @@ fn end(worker: &Worker, task: TaskRef) {
     } else {
         body.clear_header();
         let slot = header.slot;
-        // SAFETY: the task has returned, nothing of its heap is alive.
-        unsafe { header.prefix.destroy_arena() };
-        let came_from_elsewhere = body.epoch.load(Ordering::Relaxed) > Epoch::FIRST.0;
-        if !(came_from_elsewhere && crate::cluster::cluster().quarantine(body.id, slot)) {
+        if body.epoch.load(Ordering::Relaxed) > Epoch::FIRST.0 {
+            // SAFETY: the task has returned, nothing of its heap is alive.
+            unsafe { header.prefix.arena().destroy(&mut retire::rest) };
+            if !crate::cluster::cluster().quarantine(body.id, slot) {
+                retire::rest(slot);
+            }
+        } else {
+            // SAFETY: as above.
+            unsafe { header.prefix.destroy_arena() };
             worker.mobile.keep_slot(slot);
         }
     }

@@ -33,6 +33,8 @@ pub(crate) mod state;
 pub(crate) mod handle;
 #[expect(unsafe_code, reason = "clears dead stack")]
 pub(crate) mod scrub;
+#[expect(unsafe_code, reason = "empties slots of tasks that have ended")]
+pub(crate) mod retire;
 pub(crate) mod time;
 pub(crate) mod here;
 

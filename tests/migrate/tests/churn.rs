@@ -11,6 +11,9 @@ fn round_trips_leave_resources_where_they_were() {
     let limit = Duration::from_secs(60 + rounds.parse::<u64>().expect("a number") / 400);
     let ended = run(env!("CARGO_BIN_EXE_churn"), &[&rounds], &[], limit);
     ended.expect_good();
-    let moves: u64 = ended.lines_of("moves")[0].parse().expect("a number");
+    let words: Vec<&str> = ended.lines_of("moves")[0].split(' ').collect();
+    let (moves, refused): (u64, u64) =
+        (words[0].parse().expect("moves"), words[2].parse().expect("refused"));
     assert_eq!(moves, 2 * (rounds.parse::<u64>().expect("a number") / 4 * 4));
+    assert!(refused * 100 <= moves, "{refused} refused, {moves} done");
 }

@@ -38,8 +38,11 @@ fn check(mode: &str) {
         }
         panic!("{mode}: {}\nalone fail: {culprits:#?}\n{failures:#?}\n{}", all.how, all.err);
     };
-    assert!(refused * 100 <= hops, "{mode}: {refused} moves of {hops} refused: {failures:#?}");
     assert!(all.good, "{mode}: {}\n{failures:#?}\n{}", all.how, all.err);
+    let refusals = all.lines_of("refused");
+    assert!(refused * 100 <= hops, "{mode}: {refused} refused, {hops} done: {refusals:#?}");
+    let unmoved = all.lines_of("unmoved");
+    assert!(unmoved.len() <= 1, "{mode}: moves were refused all the time: {unmoved:#?}");
     match mode {
         "workers" => assert!(threads > 20, "hardly ever on another worker: {threads}"),
         _ => assert!(hops > 100, "hardly ever on another node: {hops}"),

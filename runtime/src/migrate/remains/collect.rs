@@ -27,8 +27,13 @@ use crate::task::stack;
 
 /// How long the world may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_millis(50);
-/// The collector waits at least this long between two runs, and [`SHARE`] times as long as one took.
-const PERIOD_MIN: Duration = Duration::from_millis(40);
+/// Remains are looked at when they are this old ...
+const AGE: Duration = Duration::from_millis(800);
+/// ... or this many, or hold this much memory, whichever comes first.
+const COUNT_MAX: usize = 256;
+const BYTE_COUNT_MAX: usize = 64 << 20;
+/// The collector looks this often, and rests at least [`SHARE`] times as long as a run took.
+const PERIOD: Duration = Duration::from_millis(20);
 const SHARE: u32 = 25;
 
 static ASKED: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
@@ -56,7 +61,10 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
             }
             *asked = false;
             drop(asked);
-            std::thread::sleep(PERIOD_MIN);
+            let first = Instant::now();
+            while first.elapsed() < AGE && !super::is_much(COUNT_MAX, BYTE_COUNT_MAX) {
+                std::thread::sleep(PERIOD);
+            }
             let since = Instant::now();
             let left = collect();
             let took = since.elapsed();

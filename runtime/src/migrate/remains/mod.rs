@@ -142,7 +142,10 @@ impl Kept {
     }
 }
 
-/// How many tasks have remains here.
-pub(crate) fn count() -> usize {
-    table().len()
+/// Whether there are remains of so many tasks, or holding so much memory.
+fn is_much(count: usize, byte_count: usize) -> bool {
+    let table = table();
+    // The pages and their copies.
+    let held = |kept: &Kept| 2 * kept.base.as_ref().map_or(0, |base| base.byte_count());
+    table.len() > count || table.iter().map(held).sum::<usize>() > byte_count
 }

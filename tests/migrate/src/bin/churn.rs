@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use migrt::NodeId;
 use migrt_iso::{SlotClass, pool};
@@ -61,7 +62,14 @@ fn walk(seed: u64, rounds: u64) -> u64 {
         if n % 64 == 0 {
             held.push(vec![7; 300_000]);
         }
-        migrt::migrate_to(trip::next_node()).expect("nothing keeps it");
+        let target = trip::next_node();
+        for tries in 1.. {
+            match migrt::migrate_to(target) {
+                Ok(()) => break,
+                Err(error) if tries > 200 => panic!("it cannot leave: {error}"),
+                Err(_) => migrt::sleep(Duration::from_millis(1)),
+            }
+        }
         let gone = held.swap_remove(random.below(held.len() as u64) as usize);
         sum = mix(sum, gone.len() as u64 + u64::from(gone[gone.len() - 1]));
         if held.len() > 20 {
@@ -102,7 +110,7 @@ fn walk_all(rounds: u64) -> Result<(), String> {
 
 fn measure() -> Result<(Vec<Usage>, u64), String> {
     // What a departed task left may be collected a little later.
-    migrt::sleep(std::time::Duration::from_millis(300));
+    migrt::sleep(Duration::from_millis(300));
     let mut all = Vec::new();
     let mut owned_sum = 0;
     let mut in_use = HashSet::new();
@@ -122,9 +130,10 @@ fn tour(rounds: u64) -> Result<(), String> {
     walk_all((rounds / TASKS / 10).max(100))?;
     let (before, owned_before) = measure()?;
     let moves = || migrt::cluster_metrics().iter().map(|(_, m)| m.moves_out).sum::<u64>();
-    let moves_before = moves();
+    let refused = || migrt::cluster_metrics().iter().map(|(_, m)| m.moves_refused).sum::<u64>();
+    let (moves_before, refused_before) = (moves(), refused());
     walk_all(rounds / TASKS)?;
-    println!("moves {}", moves() - moves_before);
+    println!("moves {} refused {}", moves() - moves_before, refused() - refused_before);
     let (after, owned_after) = measure()?;
     for (node, (b, a)) in before.iter().zip(&after).enumerate() {
         println!("n{node} resident_kib before {} after {}", b.resident_kib, a.resident_kib);

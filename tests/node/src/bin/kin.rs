@@ -58,7 +58,7 @@ fn squander(log: String) -> u64 {
         turns = turns.wrapping_add(1);
         migrt::safepoint();
         // A task that only passes safepoints keeps the local tasks of its worker waiting.
-        if turns % 100_000 == 0 {
+        if turns.is_multiple_of(100_000) {
             migrt::yield_now();
         }
     }
