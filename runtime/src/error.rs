@@ -133,7 +133,7 @@ pub enum JoinError {
 
 impl JoinError {
     pub(crate) fn from_panic(panic: &(dyn Any + Send)) -> JoinError {
-        JoinError::Panicked { message: crate::task::local::panic_text(panic) }
+        JoinError::Panicked { message: panic_text(panic) }
     }
 
     pub(crate) fn no_slot(slot_len: usize) -> JoinError {
@@ -175,3 +175,14 @@ impl fmt::Display for JoinError {
 }
 
 impl std::error::Error for JoinError {}
+
+/// The text of a panic, as far as it has one.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&'static str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic with a value that is not text".to_owned()
+    }
+}

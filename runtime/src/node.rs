@@ -28,6 +28,8 @@ use crate::task::{coro, spawn, thread_ids, tls};
 
 /// How long node 0 waits for the other nodes to join.
 const JOIN_PATIENCE: Duration = Duration::from_secs(20);
+/// How long another node waits for node 0's address.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the end of the program may take on the other nodes.
 const END_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -104,7 +106,9 @@ where
     let node = start_workers(config)?;
     let _warm = crate::warm::process();
     if let Some(identity) = identity {
-        node.cluster.connect(&node.config, identity)?;
+        node.cluster.connect(&node.config, identity, |dir| {
+            crate::launch::read_address(dir, ADDRESS_PATIENCE)
+        })?;
     }
     crate::warm::on_node_start();
     crate::migrate::remains::start_collector().map_err(Error::from)?;

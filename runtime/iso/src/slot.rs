@@ -1,7 +1,7 @@
 //! Slots: the unit of ownership. Pure arithmetic on addresses; who owns a slot is the pool's matter.
 //!
 //! Each size class has a TiB of the region to itself and every slot is aligned to its own length, so
-//! the slot of any address is found by one shift and one mask, in every process alike.
+//! the slot of any address is found by shifts and masks, in every process alike.
 
 use std::fmt;
 
@@ -10,6 +10,17 @@ use crate::region::{CLASS_COUNT, CLASS_SPAN_LEN, REGION_BASE, in_region};
 const CLASS_SPAN_SHIFT: u32 = CLASS_SPAN_LEN.trailing_zeros();
 const SLOT_SHIFT_MIN: u32 = 16;
 const INDEX_BITS: u32 = 24;
+
+/// How many of the lowest bits of a slot's place in its class are the highest of its index.
+///
+/// Task slots and those a little longer are laid out so that slots of neighbouring indices are
+/// 16 MiB apart. Data that was written over the low three bytes of a stale pointer (the padding of a
+/// struct, the odd tail of a block) then names no other slot until 65,536 of the class are in use:
+/// the audit would take it for an address in there. Shorter slots stay dense: there are many, and
+/// each that is far from others costs a page of page tables.
+const fn spread_bits(class: u32) -> u32 {
+    if class >= SlotClass::TASK.0 as u32 { 8u32.saturating_sub(class) } else { 0 }
+}
 
 /// Size class of a slot: class `k` (0 to 18) holds slots of 64 KiB << `k`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,7 +116,10 @@ impl SlotId {
         }
         let offset = addr - REGION_BASE;
         let class = (offset >> CLASS_SPAN_SHIFT) as u32;
-        let index = ((offset & (CLASS_SPAN_LEN - 1)) >> (SLOT_SHIFT_MIN + class)) as u32;
+        let place = ((offset & (CLASS_SPAN_LEN - 1)) >> (SLOT_SHIFT_MIN + class)) as u32;
+        let spread = spread_bits(class);
+        let index =
+            place >> spread | (place & ((1 << spread) - 1)) << (INDEX_BITS - class - spread);
         Some(SlotId(class << INDEX_BITS | index))
     }
 
@@ -113,9 +127,11 @@ impl SlotId {
     #[must_use]
     pub const fn base(self) -> usize {
         let class = self.0 >> INDEX_BITS;
+        let (index, bits, spread) = (self.index(), INDEX_BITS - class, spread_bits(class));
+        let place = (index << spread | index >> (bits - spread)) & ((1 << bits) - 1);
         REGION_BASE
             + ((class as usize) << CLASS_SPAN_SHIFT)
-            + ((self.index() as usize) << (SLOT_SHIFT_MIN + class))
+            + ((place as usize) << (SLOT_SHIFT_MIN + class))
     }
 
     /// Length in bytes.
@@ -191,6 +207,12 @@ mod tests {
                 let past_end = || raw & 0xff_ffff >= SlotClass(class as u8).slot_count();
                 prop_assert!(class >= CLASS_COUNT as u32 || past_end());
             }
+        }
+
+        #[test]
+        fn neighbouring_task_slots_share_no_upper_five_bytes(index in 0u32..65_535) {
+            let at = |index| SlotId::new(SlotClass::TASK, index).unwrap().base() >> 24;
+            prop_assert_ne!(at(index), at(index + 1));
         }
 
         #[test]

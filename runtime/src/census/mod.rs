@@ -17,13 +17,15 @@ pub(crate) mod node_memory;
 mod raw;
 pub(crate) mod roots;
 pub(crate) mod scan;
-pub(crate) mod stop;
+mod stale;
+mod stop;
 
 pub(crate) use exclude::{exclude, unexclude};
 pub(crate) use image::for_each_image_word;
 pub(crate) use node_memory::{NodeMemory, is_node_memory};
 pub(crate) use roots::{Root, Scratch, TaskSight, for_each_root_range};
 pub(crate) use scan::scan_words;
+pub(crate) use stale::{clear_always, clear_stack, clearing, is_clearing};
 pub(crate) use stop::{StoppedThread, install, with_stopped_threads};
 
 #[cfg(test)]

@@ -149,6 +149,9 @@ impl Handler for Link {
     }
 
     fn tick(&self) -> Option<Instant> {
+        // This is the net thread: packets hold pages of tasks.
+        crate::census::clear_always();
+        crate::census::clear_stack();
         let cluster = self.cluster;
         let now = cluster.now();
         let due = cluster.look(|core| core.next_deadline()).filter(|due| *due <= now);

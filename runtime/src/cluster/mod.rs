@@ -17,6 +17,7 @@ mod residents;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -185,8 +186,13 @@ impl Cluster {
         look(&self.desk.lock().unwrap().core)
     }
 
-    /// Listens, and dials node 0.
-    pub(crate) fn connect(&'static self, config: &Config, identity: Identity) -> Result<()> {
+    /// Listens, and dials node 0, whose address `find` knows if the settings do not.
+    pub(crate) fn connect(
+        &'static self,
+        config: &Config,
+        identity: Identity,
+        find: impl FnOnce(&Path) -> Result<SocketAddr>,
+    ) -> Result<()> {
         let failed = |e: &dyn std::fmt::Display| Error::new(Kind::Start, e.to_string());
         let cluster_id = identity.cluster_id();
         let mut net_config = NetConfig::new(identity);
@@ -197,7 +203,7 @@ impl Cluster {
         if self.me != NodeId::STARTING {
             let address = match (config.join, &config.cluster_dir) {
                 (Some(address), _) => address,
-                (None, Some(dir)) => crate::launch::read_address(dir, Duration::from_secs(10))?,
+                (None, Some(dir)) => find(dir)?,
                 (None, None) => return Err(failed(&"MIGRT_JOIN is not set: node 0's address")),
             };
             net.dial(address);

@@ -18,8 +18,8 @@ pub(crate) fn wake(task: TaskRef) {
 /// Queues a task whose state word the caller just took into `QUEUED` (rule 1 of `task/state.rs`).
 pub(crate) fn push(task: TaskRef) {
     let here = Worker::current();
-    if let Body::Local(local) = task.body() {
-        if local.started() {
+    if let Body::Local(local) = task.body()
+        && local.started() {
             let home = local.worker.load(std::sync::atomic::Ordering::Acquire) as usize;
             match here {
                 Some(worker) if worker.index() == home => worker.push_local(task),
@@ -27,7 +27,6 @@ pub(crate) fn push(task: TaskRef) {
             }
             return;
         }
-    }
     match here {
         Some(worker) => worker.push_shared(task),
         None => exec().inject(task),

@@ -43,6 +43,9 @@ impl Running {
     /// It may have ended or left at this moment. Then a word of a slot's thread-locals is set that
     /// the next task there finds set (one needless suspension), or that an arriving task brings along
     /// anew: slots stay mapped, so the store itself is harmless.
+    ///
+    /// Out of line: its caller sleeps, and keeps no task's address in a register meanwhile.
+    #[inline(never)]
     pub(crate) fn ask(&self) {
         let header = self.header.load(Ordering::Relaxed);
         if !header.is_null() {

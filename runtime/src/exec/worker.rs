@@ -160,7 +160,7 @@ impl Worker {
     fn next(&self) -> Option<TaskRef> {
         let tick = self.tick.get().wrapping_add(1);
         self.tick.set(tick);
-        if tick % CLOCK == 0 {
+        if tick.is_multiple_of(CLOCK) {
             self.exec.timers.fire();
             if self.exec.stop.load(Ordering::Relaxed) {
                 return None;
@@ -172,11 +172,10 @@ impl Worker {
                 self.push_local(task);
             }
         }
-        if tick % FAIRNESS == 0 {
-            if let crossbeam_deque::Steal::Success(task) = self.exec.injector.steal() {
+        if tick.is_multiple_of(FAIRNESS)
+            && let crossbeam_deque::Steal::Success(task) = self.exec.injector.steal() {
                 return Some(task);
             }
-        }
         if tick & 1 == 0 {
             self.locals.borrow_mut().pop_front().or_else(|| self.deque.pop())
         } else {
@@ -214,6 +213,8 @@ impl Worker {
             }
             return;
         }
+        // What this worker ran has left addresses where it is going to sleep.
+        crate::census::clear_stack();
         let timeout = exec.timers.until_next();
         exec.shared[self.index].parker.park(timeout);
         if !exec.idle.cancel_sleep(self.index) {
@@ -222,6 +223,7 @@ impl Worker {
         exec.timers.fire();
     }
 
+    #[inline(never)]
     fn run_task(&self, task: TaskRef) {
         if self.mobile.searching.replace(false) && self.exec.idle.stop_search() {
             self.exec.wake_one();

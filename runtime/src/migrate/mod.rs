@@ -30,6 +30,7 @@ use migrt_proto::wire::{Refusal, ShipHeader, ShipSlot};
 use migrt_proto::{EntryId, Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
+use crate::census;
 use crate::cluster::{Cluster, cluster};
 use crate::config::Audit;
 use crate::exec::door;
@@ -72,6 +73,10 @@ pub(crate) fn freeze(task: TaskRef, target: NodeId) {
 
 /// The task is frozen and in the caller's hands: may it leave?
 pub(crate) fn depart(task: TaskRef) {
+    census::clearing(|| leave(task));
+}
+
+fn leave(task: TaskRef) {
     let body = mobile(&task);
     let cluster = cluster();
     let Some(target) = body.take_move() else {
@@ -159,12 +164,12 @@ pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: 
         let task = task.clone();
         let spawned = std::thread::Builder::new()
             .name("migrt-shipper".to_owned())
-            .spawn(move || ship_now(cluster, &task, epoch, to));
+            .spawn(move || census::clearing(|| ship_now(cluster, &task, epoch, to)));
         if spawned.is_ok() {
             return;
         }
     }
-    ship_now(cluster, task, epoch, to);
+    census::clearing(|| ship_now(cluster, task, epoch, to));
 }
 
 fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
@@ -265,6 +270,10 @@ pub(crate) fn resume_here(cluster: &Cluster, task: TaskRef, epoch: Epoch, why: &
 
 /// The task is another node's: lets the frozen copy go without running anything of it.
 pub(crate) fn release(cluster: &Cluster, task: &TaskRef, to: NodeId) {
+    census::clearing(|| let_go(cluster, task, to));
+}
+
+fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     let body = mobile(task);
     fail::point("source.acked");
     cluster.metrics.left();

@@ -110,7 +110,7 @@ mod tests {
 
     static DROPPED: AtomicU32 = AtomicU32::new(0);
 
-    struct Noisy(#[allow(dead_code)] String);
+    struct Noisy(#[expect(dead_code, reason = "memory for its destructor to free")] String);
     impl Drop for Noisy {
         fn drop(&mut self) {
             DROPPED.fetch_add(1, Ordering::SeqCst);

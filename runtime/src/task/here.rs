@@ -50,37 +50,57 @@ fn move_to(target: NodeId) -> Result<()> {
     }
     let id = header.id;
     let moves = header.moves.load(Ordering::Relaxed);
-    let ordered = on_worker(|worker| {
-        if let Some(body) = worker.and_then(|w| w.task()).and_then(|r| r.mobile()) {
-            body.take_refusal();
-        }
+    // Only plain words come back from the worker's side over a suspension: of a `Result` or `Option`
+    // with a text in it, the unused part is copied along, and that may be an address of the node.
+    let is_ordered = on_worker(|worker| {
+        let body = worker.and_then(|w| w.task()).and_then(|r| r.mobile());
+        // That of an earlier move, before this one can have another.
+        body.and_then(|body| body.take_refusal());
         let ordered = cluster().tell(|core, now| core.order(now, id, target));
-        to_callers_heap(&ordered.map_err(|why| why.to_string()))
+        if let (Some(body), Err(why)) = (body, &ordered) {
+            body.set_refusal(why.to_string());
+        }
+        ordered.is_ok()
     });
-    let why = match ordered {
-        Ok(()) => loop {
-            // Moved, or told that it will not be: the order is on its way either way.
-            header.suspend(Suspend::Park);
-            if here() == target {
-                return Ok(());
-            }
-            let refusal = on_worker(|worker| {
-                let task = worker.and_then(|w| w.task()).and_then(|r| r.mobile());
-                to_callers_heap(&task.and_then(|body| body.take_refusal()))
-            });
-            match refusal {
-                Some(why) => break why,
-                // Counted: others may have moved it on, even back to where it was, before it ran.
-                None if header.moves.load(Ordering::Relaxed) != moves => {
-                    break "it was moved elsewhere meanwhile".to_owned();
-                }
-                None => {}
-            }
-        },
-        Err(why) => why,
-    };
+    while is_ordered {
+        // Moved, or told that it will not be: the order is on its way either way.
+        header.suspend(Suspend::Park);
+        if here() == target {
+            return Ok(());
+        }
+        // Counted: others may have moved it on, even back to where it was, before it ran.
+        if has_refusal() || header.moves.load(Ordering::Relaxed) != moves {
+            break;
+        }
+    }
+    let why = refusal();
     Err(Error::new(
         Kind::Move,
         format!("task {id} was not moved to node {target}: {why}; it goes on on node {}", here()),
     ))
+}
+
+/// Whether the calling mobile task was told why it does not move.
+#[inline(never)]
+fn has_refusal() -> bool {
+    on_worker(|worker| {
+        let body = worker.and_then(|w| w.task()).and_then(|r| r.mobile());
+        body.is_some_and(|body| match body.take_refusal() {
+            Some(why) => {
+                body.set_refusal(why);
+                true
+            }
+            None => false,
+        })
+    })
+}
+
+/// Why the calling mobile task did not move.
+#[inline(never)]
+fn refusal() -> String {
+    on_worker(|worker| {
+        let body = worker.and_then(|w| w.task()).and_then(|r| r.mobile());
+        let why = body.and_then(|body| body.take_refusal());
+        to_callers_heap(&why.unwrap_or_else(|| "it was moved elsewhere meanwhile".to_owned()))
+    })
 }

@@ -11,7 +11,6 @@
 //! Any worker may take it before its first step; from then on only the worker that ran that step
 //! resumes it, since its stack may hold addresses of that worker's thread-locals (facts T1).
 
-use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::mem::{MaybeUninit, align_of, size_of};
@@ -19,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::coro::{Coro, TaskYielder};
-use super::mobile::ParentPin;
+use super::parent::ParentPin;
 use super::record::{Body, Record, TaskRef};
 use super::stack::Stack;
 use crate::error::JoinError;
@@ -247,15 +246,4 @@ where
     T: Send + 'static,
 {
     TaskRef::new(worker, Body::Local(LocalBody::new(closure, stack_class, parent)))
-}
-
-/// The text of a panic, as far as it has one.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
-    if let Some(text) = panic.downcast_ref::<&'static str>() {
-        (*text).to_owned()
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a panic with a value that is not text".to_owned()
-    }
 }

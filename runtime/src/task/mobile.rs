@@ -441,7 +441,7 @@ fn outcome_of_panic(panic: &(dyn Any + Send)) -> Outcome {
     if panic.is::<Cancelled>() {
         Outcome::Cancelled
     } else {
-        Outcome::Panicked(super::local::panic_text(panic))
+        Outcome::Panicked(crate::error::panic_text(panic))
     }
 }
 
@@ -488,22 +488,4 @@ fn end(worker: &Worker, task: TaskRef) {
     }
     task.state.finish();
     crate::cluster::home::ended(body, result);
-}
-
-/// Keeps a mobile task where it is for as long as it lives: a local task that it started.
-#[derive(Debug)]
-pub(crate) struct ParentPin(TaskRef);
-
-impl ParentPin {
-    pub(crate) fn new(task: TaskRef) -> ParentPin {
-        let body = task.mobile().expect("a mobile task");
-        body.children.fetch_add(1, Ordering::SeqCst);
-        ParentPin(task)
-    }
-}
-
-impl Drop for ParentPin {
-    fn drop(&mut self) {
-        self.0.mobile().expect("a mobile task").children.fetch_sub(1, Ordering::SeqCst);
-    }
 }

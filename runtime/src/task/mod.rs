@@ -19,6 +19,7 @@ pub(crate) mod join;
 pub(crate) mod local;
 #[expect(unsafe_code, reason = "builds tasks in slots and switches to them")]
 pub(crate) mod mobile;
+pub(crate) mod parent;
 pub(crate) mod pin;
 #[expect(unsafe_code, reason = "counts references and recycles records")]
 pub(crate) mod record;

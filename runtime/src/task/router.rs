@@ -16,7 +16,7 @@
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-pub use super::prefix::{HeaderPrefix, NodeFrees};
+pub use super::prefix::NodeFrees;
 
 impl NodeFrees {
     /// Frees what the tasks of a worker have left here. On the worker's own block, between tasks;
@@ -39,16 +39,6 @@ impl NodeFrees {
             block = next;
         }
     }
-}
-
-static REMAINS_HOOK: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
-
-/// Has `hook` called, on an OS thread's block, with each block that is freed while its slot is kept
-/// as a task's remains. Such a block's heap is elsewhere, so it is not freed here: the hook notes it
-/// for the heap's return. It may allocate and free node memory.
-pub fn set_remains_hook(hook: fn(*mut u8)) {
-    // Release: pairs with the load before each call.
-    REMAINS_HOOK.store(hook as *mut (), Ordering::Release);
 }
 
 /// The node's allocator.
@@ -80,7 +70,6 @@ pub(super) mod route {
     use migrt_iso::arena::Arena;
     use migrt_iso::{SlotClass, SlotId, in_region, pool};
 
-    use super::REMAINS_HOOK;
     use crate::census::live;
     use crate::task::prefix::{HeaderPrefix, on_worker};
 
@@ -148,7 +137,21 @@ pub(super) mod route {
         // SAFETY: the caller's promise.
         unsafe {
             live::died(block);
+            clear_if_told(block);
             mi::mi_free(block.cast());
+        }
+    }
+
+    /// Empties a block that is about to be freed, if this thread is one that does (`census::stale`).
+    ///
+    /// # Safety
+    ///
+    /// As for `node_free`.
+    #[inline(always)]
+    unsafe fn clear_if_told(block: *mut u8) {
+        if crate::census::is_clearing() && !block.is_null() {
+            // SAFETY: a live block of the allocator's: as long as it says.
+            unsafe { block.write_bytes(0, mi::mi_usable_size(block.cast())) };
         }
     }
 
@@ -202,29 +205,11 @@ pub(super) mod route {
             let owner = Arena::arena_of(block);
             if ptr::eq(owner.cast(), header) {
                 (*owner).free(block, &mut done);
-            } else if !freed_in_remains(block) {
+            } else {
+                // Of a task that has left, this notes the free for its return (`migrate::remains`).
                 Arena::free_remote(block);
             }
         }
-    }
-
-    /// Whether the block lies in what a task has left behind on this node, and has been reported.
-    #[cold]
-    fn freed_in_remains(block: *mut u8) -> bool {
-        let hook = REMAINS_HOOK.load(Ordering::Acquire);
-        if hook.is_null() {
-            return false;
-        }
-        // SAFETY: only `set_remains_hook` writes it, and only such functions.
-        let hook: fn(*mut u8) = unsafe { std::mem::transmute(hook) };
-        on_worker(|| {
-            let slot = SlotId::of_addr(block as usize);
-            let is_kept = slot.is_some_and(|slot| pool::global().is_kept(slot));
-            if is_kept {
-                hook(block);
-            }
-            is_kept
-        })
     }
 
     #[cold]

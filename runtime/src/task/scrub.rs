@@ -44,7 +44,7 @@ pub(crate) fn below<const LEN: usize>() {
             "xor r14d, r14d",
             "xor r15d, r15d",
             far = const LEN,
-            near = const 128 + 16,
+            near = const 16,
             chunks = const LEN / 64,
             out("rdi") _,
             out("rcx") _,

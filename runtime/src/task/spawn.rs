@@ -9,7 +9,7 @@ use migrt_proto::NodeId;
 use migrt_proto::wire::Refusal;
 
 use super::current::{self, on_worker, wait_until};
-use super::mobile::ParentPin;
+use super::parent::ParentPin;
 use super::record::TaskRef;
 use super::stack::DEFAULT_CLASS;
 use super::handle::JoinHandle;

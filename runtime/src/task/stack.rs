@@ -109,11 +109,10 @@ impl StackCache {
 
     #[inline]
     pub(crate) fn take(&self, class: SlotClass) -> Option<Stack> {
-        if class == DEFAULT_CLASS {
-            if let Some(stack) = self.0.borrow_mut().pop() {
+        if class == DEFAULT_CLASS
+            && let Some(stack) = self.0.borrow_mut().pop() {
                 return Some(stack);
             }
-        }
         Stack::new(class)
     }
 

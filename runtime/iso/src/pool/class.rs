@@ -11,8 +11,8 @@ use super::{PAGE_LEN, SlotClass, SlotId};
 /// slots, 1 in 16 of the shorter classes, are never handed out.
 fn is_easily_mistaken(class: SlotClass, index: u32) -> bool {
     const SMALL: u64 = 256 << 20;
-    let offset = u64::from(index) * class.slot_len() as u64;
-    class.slot_len() as u64 <= SMALL && offset & 0xffff_ffff < SMALL
+    let base = SlotId::new(class, index).map_or(0, SlotId::base) as u64;
+    class.slot_len() as u64 <= SMALL && base & 0xffff_ffff < SMALL
 }
 
 /// Granted ranges that are kept as such; further ones are written down slot by slot.
@@ -136,7 +136,9 @@ impl Locked<'_> {
                 let index = range.next;
                 range.next += 1;
                 // A slot that held remains when it was granted is on its own way.
-                if table.load(class, index).state == State::Unset && !is_easily_mistaken(class, index) {
+                if table.load(class, index).state == State::Unset
+                    && !is_easily_mistaken(class, index)
+                {
                     return Some(index);
                 }
             }

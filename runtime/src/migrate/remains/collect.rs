@@ -54,6 +54,7 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
         return Ok(());
     }
     std::thread::Builder::new().name("migrt-collector".to_owned()).spawn(|| {
+        census::clear_always();
         loop {
             let mut asked = ASKED.0.lock().unwrap_or_else(PoisonError::into_inner);
             while !*asked {

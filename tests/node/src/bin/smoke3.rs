@@ -32,7 +32,7 @@ fn use_statics(tag: u64) -> u64 {
     {
         let mut s = SHARED.lock().unwrap();
         let old = s.clone();
-        if tag % 7 == 0 {
+        if tag.is_multiple_of(7) {
             *s = Some(Arc::new(format!("shared {tag}")));
         }
         if let Some(o) = old {
@@ -50,14 +50,13 @@ fn traveller(id: u64, trips: u64) -> (u64, u64) {
     for i in 0..trips {
         use_statics(id * 1000 + i);
         let to = nodes[((id + i) % nodes.len() as u64) as usize];
-        if to != migrt::here() {
-            if let Err(e) = migrt::migrate_to(to) {
+        if to != migrt::here()
+            && let Err(e) = migrt::migrate_to(to) {
                 refused += 1;
                 if refused < 3 {
                     eprintln!("{e}");
                 }
             }
-        }
     }
     use_statics(id);
     (trips, refused)
