@@ -150,10 +150,9 @@ impl fmt::Display for JoinError {
                 "the task is lost: it ran on node {node}, which died or was cut off; \
                  spawn it again if it may run twice"
             ),
-            JoinError::Cancelled => write!(
-                f,
-                "the task was cancelled: its home node died or the program is ending"
-            ),
+            JoinError::Cancelled => {
+                write!(f, "the task was cancelled: its home node died or the program is ending")
+            }
             JoinError::NotStarted { reason } => write!(f, "the task never began: {reason}"),
             JoinError::OutOfSlots { slot_len } => write!(
                 f,
@@ -166,10 +165,9 @@ impl fmt::Display for JoinError {
                 "the task's arguments or result cannot be sent: {reason}; the task did not run to \
                  its end"
             ),
-            JoinError::Unknown { task } => write!(
-                f,
-                "task {task} is not known to its home: its result was taken already"
-            ),
+            JoinError::Unknown { task } => {
+                write!(f, "task {task} is not known to its home: its result was taken already")
+            }
         }
     }
 }

@@ -55,10 +55,14 @@ impl ClusterDir {
         };
         fs::DirBuilder::new().mode(0o700).create(&path).map_err(|e| failed(e, &path))?;
         let dir = ClusterDir { path };
-        let ca = Identity::new_cluster().map_err(|e| Error::with_source(Kind::Start, e.to_string(), e))?;
+        let ca = Identity::new_cluster()
+            .map_err(|e| Error::with_source(Kind::Start, e.to_string(), e))?;
         for node in 0..nodes {
             let node_dir = dir.path.join(format!("node-{node}"));
-            fs::DirBuilder::new().mode(0o700).create(&node_dir).map_err(|e| failed(e, &node_dir))?;
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&node_dir)
+                .map_err(|e| failed(e, &node_dir))?;
             ca.issue(node)
                 .and_then(|identity| identity.save(&node_dir))
                 .map_err(|e| Error::with_source(Kind::Start, e.to_string(), e))?;

@@ -26,13 +26,13 @@
 //! The modules stand in the order of a task's life: it is made in `task`, run by `exec`, decided
 //! about in `cluster`, moved in `migrate`, over `net`.
 
-mod error;
-mod sync;
 #[expect(unsafe_code, reason = "reads the time-stamp counter")]
 mod clock;
 mod config;
+mod error;
 #[expect(unsafe_code, reason = "sends this thread a signal")]
 mod fail;
+mod sync;
 
 #[expect(unsafe_code, reason = "reads memory that the rest of the node uses")]
 mod census;
@@ -44,13 +44,17 @@ mod exec;
 mod fence;
 #[expect(unsafe_code, reason = "handles faults on guard pages")]
 mod overflow;
+mod symbols;
 #[expect(unsafe_code, reason = "asks libc to fill its lazies")]
 mod warm;
-mod symbols;
 
 mod cluster;
 mod migrate;
-#[allow(dead_code, unused_imports, reason = "a self-contained wire with more doors than the runtime uses yet")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "a self-contained wire with more doors than the runtime uses yet"
+)]
 mod net;
 
 mod builder;

@@ -122,7 +122,8 @@ where
             Some(crate::launch::Children::start(dir, node.config.nodes)?)
         }
         None => {
-            if let (Some(dir), Some(address)) = (&node.config.cluster_dir, node.cluster.local_addr())
+            if let (Some(dir), Some(address)) =
+                (&node.config.cluster_dir, node.cluster.local_addr())
             {
                 crate::launch::write_address(dir, address)?;
             }
@@ -173,9 +174,8 @@ fn prepare_process(config: &Config, identity: Option<&Identity>) -> Result<()> {
 }
 
 fn start_workers(config: Config) -> Result<&'static Node> {
-    let deques: Vec<_> = (0..config.workers)
-        .map(|_| crossbeam_deque::Worker::<TaskRef>::new_fifo())
-        .collect();
+    let deques: Vec<_> =
+        (0..config.workers).map(|_| crossbeam_deque::Worker::<TaskRef>::new_fifo()).collect();
     let shared = deques
         .iter()
         .map(|deque| Shared {
@@ -212,7 +212,9 @@ fn start_workers(config: Config) -> Result<&'static Node> {
     let ticker = std::thread::Builder::new()
         .name("migrt-ticker".to_owned())
         .spawn(move || crate::exec::ticker::run(exec))
-        .map_err(|e| Error::with_source(Kind::Start, format!("the ticker cannot be started: {e}"), e))?;
+        .map_err(|e| {
+            Error::with_source(Kind::Start, format!("the ticker cannot be started: {e}"), e)
+        })?;
     threads.push(ticker);
     drop(threads);
     Ok(node)

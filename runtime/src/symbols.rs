@@ -32,9 +32,8 @@ fn read() -> Option<Vec<Symbol>> {
         let from = word(s, 24, 8)?;
         elf.get(from..from.checked_add(word(s, 32, 8)?)?)
     };
-    let table = (0..count)
-        .filter_map(section)
-        .find(|s| word(s, 4, 4) == Some(SHT_SYMTAB as usize))?;
+    let table =
+        (0..count).filter_map(section).find(|s| word(s, 4, 4) == Some(SHT_SYMTAB as usize))?;
     let names = contents(section(word(table, 40, 4)?)?)?;
     let mut symbols: Vec<Symbol> = contents(table)?
         .chunks_exact(SYMBOL_LEN)

@@ -189,7 +189,8 @@ impl Cluster {
             state,
             node: self.me,
             moves: header.map_or(0, |h| h.moves.load(std::sync::atomic::Ordering::Relaxed)),
-            cpu_us: header.map_or(0, |h| h.cpu_ns.load(std::sync::atomic::Ordering::Relaxed) / 1000),
+            cpu_us: header
+                .map_or(0, |h| h.cpu_ns.load(std::sync::atomic::Ordering::Relaxed) / 1000),
             pins: body.map(migrate::pins::of).unwrap_or_default(),
         }
     }

@@ -15,7 +15,12 @@ use crate::task::router_probe::probe_router;
 
 impl Cluster {
     /// Starts a call on this node.
-    pub(crate) fn spawn_here(&'static self, worker: Option<&Worker>, entry: EntryId, args: Vec<u8>) -> TaskId {
+    pub(crate) fn spawn_here(
+        &'static self,
+        worker: Option<&Worker>,
+        entry: EntryId,
+        args: Vec<u8>,
+    ) -> TaskId {
         if let Some(reason) = unfit() {
             return self.stillborn(reason);
         }

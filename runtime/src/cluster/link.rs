@@ -52,7 +52,13 @@ impl Link {
             node: place.node,
             incarnation: place.incarnation,
         };
-        Link { cluster, hello, greeted: Mutex::new(HashMap::new()), doubled: Mutex::default(), heard_out: AtomicBool::new(false) }
+        Link {
+            cluster,
+            hello,
+            greeted: Mutex::new(HashMap::new()),
+            doubled: Mutex::default(),
+            heard_out: AtomicBool::new(false),
+        }
     }
 }
 
@@ -157,7 +163,10 @@ impl Handler for Link {
         let due = cluster.look(|core| core.next_deadline()).filter(|due| *due <= now);
         if let Some(due) = due {
             let is_late = now.0 - due.0 > PAUSED.as_micros() as u64;
-            if is_late && cluster.me == NodeId::STARTING && !self.heard_out.swap(true, Ordering::Relaxed) {
+            if is_late
+                && cluster.me == NodeId::STARTING
+                && !self.heard_out.swap(true, Ordering::Relaxed)
+            {
                 return Some(Instant::now() + HEAR_OUT);
             }
             cluster.tell(|core, now| core.tick(now));

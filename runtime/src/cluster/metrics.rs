@@ -117,9 +117,10 @@ pub fn cluster_metrics() -> Vec<(NodeId, Metrics)> {
             if node == cluster.me() {
                 return Some(Some(current::to_callers_heap(&cluster.metrics.read())));
             }
-            let reply = cluster.poll_reply(&mut question, waker, Some(node), |core, now, token| {
-                core.send_custom(now, node, KIND_ASK, token.0.to_le_bytes().to_vec());
-            })?;
+            let reply =
+                cluster.poll_reply(&mut question, waker, Some(node), |core, now, token| {
+                    core.send_custom(now, node, KIND_ASK, token.0.to_le_bytes().to_vec());
+                })?;
             Some(match reply {
                 Reply::Metrics(metrics) => Some(current::to_callers_heap(&metrics)),
                 _ => None,

@@ -105,7 +105,13 @@ impl Cluster {
             start: Instant::now(),
             me,
             expected: config.nodes,
-            desk: Mutex::new(Desk { core, orders: VecDeque::new(), busy: false, deadline: None, lease: None }),
+            desk: Mutex::new(Desk {
+                core,
+                orders: VecDeque::new(),
+                busy: false,
+                deadline: None,
+                lease: None,
+            }),
             net: OnceLock::new(),
             residents: Residents::default(),
             arrivals: Mutex::new(HashMap::new()),
@@ -169,7 +175,10 @@ impl Cluster {
         }
         desk.busy = false;
         drop(desk);
-        if sooner && let Some(net) = self.net.get() && !net.is_net_thread() {
+        if sooner
+            && let Some(net) = self.net.get()
+            && !net.is_net_thread()
+        {
             // The net thread asks for the deadline after each turn with a closure in it.
             net.run_soon(Box::new(|| ()));
         }

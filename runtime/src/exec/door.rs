@@ -19,14 +19,15 @@ pub(crate) fn wake(task: TaskRef) {
 pub(crate) fn push(task: TaskRef) {
     let here = Worker::current();
     if let Body::Local(local) = task.body()
-        && local.started() {
-            let home = local.worker.load(std::sync::atomic::Ordering::Acquire) as usize;
-            match here {
-                Some(worker) if worker.index() == home => worker.push_local(task),
-                _ => exec().send_to(home, task),
-            }
-            return;
+        && local.started()
+    {
+        let home = local.worker.load(std::sync::atomic::Ordering::Acquire) as usize;
+        match here {
+            Some(worker) if worker.index() == home => worker.push_local(task),
+            _ => exec().send_to(home, task),
         }
+        return;
+    }
     match here {
         Some(worker) => worker.push_shared(task),
         None => exec().inject(task),

@@ -173,9 +173,10 @@ impl Worker {
             }
         }
         if tick.is_multiple_of(FAIRNESS)
-            && let crossbeam_deque::Steal::Success(task) = self.exec.injector.steal() {
-                return Some(task);
-            }
+            && let crossbeam_deque::Steal::Success(task) = self.exec.injector.steal()
+        {
+            return Some(task);
+        }
         if tick & 1 == 0 {
             self.locals.borrow_mut().pop_front().or_else(|| self.deque.pop())
         } else {

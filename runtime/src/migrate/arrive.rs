@@ -11,8 +11,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use migrt_iso::pool::{self, Conflict};
 use migrt_iso::SlotId;
+use migrt_iso::pool::{self, Conflict};
 use migrt_proto::wire::{Refusal, ShipHeader};
 use migrt_proto::{Epoch, TaskId};
 
@@ -175,8 +175,8 @@ impl Arrive {
 
 /// Takes the slots of an arriving task and prepares them.
 fn adopt(ship: &ShipHeader, copy: &mut Copy) -> Result<(Manifest, Installer), String> {
-    let manifest: Manifest =
-        postcard::from_bytes(&ship.extra).map_err(|e| format!("the manifest cannot be read: {e}"))?;
+    let manifest: Manifest = postcard::from_bytes(&ship.extra)
+        .map_err(|e| format!("the manifest cannot be read: {e}"))?;
     if crate::entry::lookup(migrt_proto::EntryId(manifest.entry)).is_none() {
         return Err(format!("this node has no entry {:#018x}", manifest.entry));
     }

@@ -58,7 +58,12 @@ pub(crate) fn scan(header: &Header, slots: &[SlotId]) -> Option<Hit> {
     let sp = image::saved_sp(header);
     let tp = header.tp() as usize;
     let stack = (sp, header.root_sp.get());
-    let mut trace = Trace { own: slots, arena: header.prefix.arena(), seen: Seen::new(slots), work: Vec::new() };
+    let mut trace = Trace {
+        own: slots,
+        arena: header.prefix.arena(),
+        seen: Seen::new(slots),
+        work: Vec::new(),
+    };
     let hit = |place| move |(at, word)| Hit { place, at, word, stack, tp };
     if let Some(found) = trace.find(sp..stack.1) {
         return Some(hit(Place::Stack)(found));
@@ -226,11 +231,17 @@ impl fmt::Display for Hit {
         let target = self.target();
         match self.place {
             Place::Stack => match self.frame() {
-                Some(name) => write!(f, "a word on its stack, in the frame of `{name}`, points to {target}"),
+                Some(name) => {
+                    write!(f, "a word on its stack, in the frame of `{name}`, points to {target}")
+                }
                 None => write!(f, "a word on its stack points to {target}"),
             },
             Place::ThreadLocals => {
-                write!(f, "a thread-local ({} bytes below the thread pointer) points to {target}", self.tp - self.at)
+                write!(
+                    f,
+                    "a thread-local ({} bytes below the thread pointer) points to {target}",
+                    self.tp - self.at
+                )
             }
             Place::Heap => {
                 write!(f, "a word in its heap, at {:#x}, points to {target}", self.at)

@@ -151,7 +151,10 @@ impl Installer {
                     && addr < guard + crate::task::stack::GUARD_LEN
                     && guard < addr + len;
                 if hits_guard {
-                    return Err(format!("pages {}+{} of {slot} lie on its guard", run.first, run.count));
+                    return Err(format!(
+                        "pages {}+{} of {slot} lie on its guard",
+                        run.first, run.count
+                    ));
                 }
                 runs.push((addr, len));
             }

@@ -115,9 +115,10 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
     let layout = header.layout();
     if !(layout.stack_low()..layout.tls_start()).contains(&sp) {
         return Err(Refusal::Pinned {
-            what: "it is suspended on another stack than its own (a nested coroutine, or a library \
+            what:
+                "it is suspended on another stack than its own (a nested coroutine, or a library \
                    that switches stacks)"
-                .to_owned(),
+                    .to_owned(),
         });
     }
     let audit = crate::node::node().config.audit;
@@ -279,7 +280,8 @@ fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     cluster.metrics.left();
     tracing::debug!(task = %body.id, to = to.0, "left");
     if let Some(header) = body.header() {
-        let base = body.journey().shipped.take().expect("it was shipped before it was another node's");
+        let base =
+            body.journey().shipped.take().expect("it was shipped before it was another node's");
         remains::keep_departed(header, base);
     }
     body.clear_header();

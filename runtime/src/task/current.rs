@@ -55,7 +55,8 @@ pub(crate) fn suspend(why: Suspend) {
         Some(header) => header.suspend(why),
         None => {
             let worker = Worker::current().expect("only a task can be suspended");
-            let yielder = worker.task().expect("only a task can be suspended").local().yielder.get();
+            let yielder =
+                worker.task().expect("only a task can be suspended").local().yielder.get();
             // SAFETY: set at the task's first step; it lives on the task's stack, where we are.
             let yielder = unsafe { &*yielder };
             super::control::around_suspension(|| yielder.suspend(why));

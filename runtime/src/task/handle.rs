@@ -1,8 +1,8 @@
 //! The handle of a mobile task: plain data that works from any node.
 
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
-use std::cell::Cell;
 use std::time::Duration;
 
 use migrt_proto::wire::{Answer, Ask, Outcome, Refusal};
@@ -91,7 +91,8 @@ impl<R> JoinHandle<R> {
                     Refusal::Ended | Refusal::UnknownTask | Refusal::HomeDied { .. } => "",
                     _ => "; it goes on where it is",
                 };
-                let text = format!("task {} was not moved to node {target}: {why}{goes_on}", self.task);
+                let text =
+                    format!("task {} was not moved to node {target}: {why}{goes_on}", self.task);
                 Err(Error::new(Kind::Move, text))
             }
             Answer::Info(_) => unreachable!("a move was asked for"),
@@ -118,9 +119,10 @@ impl<R> JoinHandle<R> {
                 cpu: Duration::from_micros(info.cpu_us),
                 pins: info.pins,
             }),
-            Answer::Info(Err(why)) => {
-                Err(Error::new(Kind::Other, format!("nothing is known of task {}: {why}", self.task)))
-            }
+            Answer::Info(Err(why)) => Err(Error::new(
+                Kind::Other,
+                format!("nothing is known of task {}: {why}", self.task),
+            )),
             Answer::Move(_) => unreachable!("a description was asked for"),
         }
     }

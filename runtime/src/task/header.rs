@@ -18,8 +18,8 @@ use migrt_iso::{SlotClass, SlotId};
 use migrt_proto::TaskId;
 
 use super::coro::{Coro, StackBounds, Suspend, TaskYielder};
-use super::record::Record;
 use super::prefix::HeaderPrefix;
+use super::record::Record;
 use super::stack::GUARD_LEN;
 use super::tls;
 use crate::entry::Entry;
@@ -71,7 +71,10 @@ const _: () = assert!(size_of::<Header>() <= HEADER_SPACE);
 
 impl fmt::Debug for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Header").field("id", &self.id).field("slot", &self.slot).finish_non_exhaustive()
+        f.debug_struct("Header")
+            .field("id", &self.id)
+            .field("slot", &self.slot)
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,9 +130,7 @@ impl Header {
         let yielder = unsafe { &*self.yielder.get() };
         let job = ForWorker(|| {
             // SAFETY: `worker_tp` and `worker` are those of the thread that runs this task now.
-            unsafe {
-                tls::with_thread_pointer(self.prefix.worker_tp(), || f(&*self.worker.get()))
-            }
+            unsafe { tls::with_thread_pointer(self.prefix.worker_tp(), || f(&*self.worker.get())) }
         });
         yielder.on_parent_stack(move || job.run())
     }

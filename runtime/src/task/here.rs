@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use migrt_proto::NodeId;
 
 use super::coro::Suspend;
-use super::scrub;
 use super::current::{self, on_worker, to_callers_heap};
+use super::scrub;
 use crate::cluster::cluster;
 use crate::error::{Error, Kind, Result};
 

@@ -164,9 +164,9 @@ impl LocalBody {
 
     /// Binds a stack and puts the task's body onto it: its first step.
     pub(crate) fn start(&self, record: *const Record, worker: &Worker) -> Result<(), JoinError> {
-        let stack = worker.take_stack(self.stack_class).ok_or_else(|| {
-            JoinError::no_slot(self.stack_class.slot_len())
-        })?;
+        let stack = worker
+            .take_stack(self.stack_class)
+            .ok_or_else(|| JoinError::no_slot(self.stack_class.slot_len()))?;
         // Relaxed: wakers read it after the park of this first run, which releases it.
         self.worker.store(worker.index() as u32, Ordering::Relaxed);
         let bounds = stack.bounds();

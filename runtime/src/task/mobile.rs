@@ -14,8 +14,8 @@ use std::arch::naked_asm;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use migrt_iso::{SlotId, guard, pool};
@@ -23,12 +23,12 @@ use migrt_proto::{EntryId, Epoch, TaskId};
 
 use super::coro::{Coro, Suspend};
 use super::header::{FIRST_EXTENT_LEN, Header, Layout, Outcome, TASK_CLASS};
-use super::record::{Body, TaskRef};
 use super::prefix::{HeaderPrefix, NodeFrees};
+use super::record::{Body, TaskRef};
 use super::stack::GUARD_LEN;
 use super::state::Park;
-use super::{dtors, fd_table, retire, safepoint, tls};
 use super::tls::TlsLayout;
+use super::{dtors, fd_table, retire, safepoint, tls};
 use crate::entry::{self, Entry};
 use crate::error::JoinError;
 use crate::exec::worker::Worker;
@@ -78,7 +78,12 @@ pub(crate) struct MobileBody {
 }
 
 impl MobileBody {
-    pub(crate) fn new(id: TaskId, epoch: u32, call: Option<Call>, header: *mut Header) -> MobileBody {
+    pub(crate) fn new(
+        id: TaskId,
+        epoch: u32,
+        call: Option<Call>,
+        header: *mut Header,
+    ) -> MobileBody {
         MobileBody {
             id,
             header: AtomicPtr::new(header),
@@ -261,7 +266,9 @@ pub(crate) fn run(worker: &Worker, task: TaskRef) {
         })
     };
     worker.running().end();
-    header.cpu_ns.fetch_add(crate::clock::ticks_to_ns(crate::clock::ticks() - since), Ordering::Relaxed);
+    header
+        .cpu_ns
+        .fetch_add(crate::clock::ticks_to_ns(crate::clock::ticks() - since), Ordering::Relaxed);
     worker.mobile.node_frees.drain();
     let Some(why) = why else {
         end(worker, task);
@@ -352,7 +359,9 @@ fn prepare(slot: SlotId, id: TaskId, entry: &'static Entry) -> &'static Header {
     // SAFETY: the arena's place and the first extent are this slot's.
     unsafe { header.prefix.init_arena(slot.base(), FIRST_EXTENT_LEN) };
     // SAFETY: the block's place is this slot's, and this thread's own block is whole.
-    unsafe { TlsLayout::get().init_block(layout.tp(), thread_id(slot), layout.stack_low()..stack.base) };
+    unsafe {
+        TlsLayout::get().init_block(layout.tp(), thread_id(slot), layout.stack_low()..stack.base)
+    };
     // SAFETY: the stack is this slot's and nothing lies on it.
     let coro = unsafe {
         Coro::new(stack, move |yielder| {

@@ -5,14 +5,16 @@
 //! [`header`] the picture of a mobile task's slot, [`tls`] its thread-locals, [`router`] its heap.
 //! [`current`] answers "who runs here" and holds the one way to wait.
 
+#[expect(unsafe_code, reason = "reads and writes the floating-point control words")]
+pub(crate) mod control;
 #[expect(unsafe_code, reason = "places coroutines on stacks that the runtime owns")]
 pub(crate) mod coro;
 #[expect(unsafe_code, reason = "finds the running task by its thread pointer")]
 pub(crate) mod current;
+pub(crate) mod handle;
 #[expect(unsafe_code, reason = "reaches into the slot that a task owns")]
 pub(crate) mod header;
-#[expect(unsafe_code, reason = "reads and writes the floating-point control words")]
-pub(crate) mod control;
+pub(crate) mod here;
 #[expect(unsafe_code, reason = "packs counted references into one word")]
 pub(crate) mod join;
 #[expect(unsafe_code, reason = "stores closures and results without their types")]
@@ -23,21 +25,19 @@ pub(crate) mod parent;
 pub(crate) mod pin;
 #[expect(unsafe_code, reason = "counts references and recycles records")]
 pub(crate) mod record;
+#[expect(unsafe_code, reason = "empties slots of tasks that have ended")]
+pub(crate) mod retire;
 #[expect(unsafe_code, reason = "reaches a task's own copy of a thread-local")]
 pub(crate) mod safepoint;
+#[expect(unsafe_code, reason = "clears dead stack")]
+pub(crate) mod scrub;
 pub(crate) mod sleep;
 #[expect(unsafe_code, reason = "takes results by the type that the handle carries")]
 pub(crate) mod spawn;
 #[expect(unsafe_code, reason = "installs the guard of a slot it has just taken")]
 pub(crate) mod stack;
 pub(crate) mod state;
-pub(crate) mod handle;
-#[expect(unsafe_code, reason = "clears dead stack")]
-pub(crate) mod scrub;
-#[expect(unsafe_code, reason = "empties slots of tasks that have ended")]
-pub(crate) mod retire;
 pub(crate) mod time;
-pub(crate) mod here;
 
 #[expect(unsafe_code, reason = "writes the process-wide canary and pointer guard")]
 pub(crate) mod cluster_secret;
@@ -66,4 +66,3 @@ mod stack_bounds;
 pub(crate) mod thread_ids;
 #[expect(unsafe_code, reason = "builds struct pthread by hand and switches the FS base")]
 pub(crate) mod tls;
-

@@ -171,9 +171,10 @@ fn recycle(record: NonNull<Record>) {
     // SAFETY: as above; the old body is dropped, a vacant one written.
     unsafe { *body = Body::Vacant };
     if let Some(worker) = Worker::current()
-        && worker.keep_record(record) {
-            return;
-        }
+        && worker.keep_record(record)
+    {
+        return;
+    }
     // SAFETY: it came from `Box::leak` in `TaskRef::new`.
     drop(unsafe { Box::from_raw(record.as_ptr()) });
 }

@@ -13,9 +13,6 @@
 //!
 //! Relies on mimalloc never being called on a task's block: it keeps its heap in thread-locals.
 
-use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
-
 pub use super::prefix::NodeFrees;
 
 impl NodeFrees {
@@ -64,7 +61,6 @@ mod node {
 #[cfg(target_feature = "crt-static")]
 pub(super) mod route {
     use std::ptr;
-    use std::sync::atomic::Ordering;
 
     use libmimalloc_sys as mi;
     use migrt_iso::arena::Arena;

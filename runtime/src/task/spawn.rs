@@ -9,11 +9,11 @@ use migrt_proto::NodeId;
 use migrt_proto::wire::Refusal;
 
 use super::current::{self, on_worker, wait_until};
+use super::handle::JoinHandle;
+use super::local;
 use super::parent::ParentPin;
 use super::record::TaskRef;
 use super::stack::DEFAULT_CLASS;
-use super::handle::JoinHandle;
-use super::local;
 use crate::cluster::cluster;
 use crate::entry::Call;
 use crate::error::JoinError;

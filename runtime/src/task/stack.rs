@@ -110,9 +110,10 @@ impl StackCache {
     #[inline]
     pub(crate) fn take(&self, class: SlotClass) -> Option<Stack> {
         if class == DEFAULT_CLASS
-            && let Some(stack) = self.0.borrow_mut().pop() {
-                return Some(stack);
-            }
+            && let Some(stack) = self.0.borrow_mut().pop()
+        {
+            return Some(stack);
+        }
         Stack::new(class)
     }
 

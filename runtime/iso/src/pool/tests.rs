@@ -35,7 +35,7 @@ const PART: u32 = 1 << 10;
 fn a_given_slot_is_taken_first_and_still_warm() {
     Region::reserve().unwrap();
     let pool = SlotPool::new();
-    pool.grant(SlotClass::TASK, 9 * PART, 8);
+    pool.grant(SlotClass::TASK, 9 * PART + 32, 8);
     let first = pool.take(SlotClass::TASK).unwrap();
     let second = pool.take(SlotClass::TASK).unwrap();
     assert_ne!(first, second);
@@ -52,7 +52,7 @@ fn a_given_slot_is_taken_first_and_still_warm() {
 fn no_more_than_the_bound_stays_warm_and_long_slots_never() {
     Region::reserve().unwrap();
     let pool = SlotPool::new();
-    pool.grant(SlotClass::TASK, 10 * PART, 200);
+    pool.grant(SlotClass::TASK, 10 * PART + 32, 200);
     let slots: Vec<_> = (0..200).map(|_| pool.take(SlotClass::TASK).unwrap()).collect();
     for &slot in &slots {
         write(slot, 1);
@@ -62,8 +62,8 @@ fn no_more_than_the_bound_stays_warm_and_long_slots_never() {
     let still =
         slots.iter().filter(|slot| page::present_count(slot.base(), slot.len()) > 0).count();
     assert_eq!(still, WARM_LEN_MAX / SlotClass::TASK.slot_len());
-    let long = slot(5, 0);
-    pool.grant(long.class(), 0, 1);
+    let long = slot(5, 32);
+    pool.grant(long.class(), 32, 1);
     assert_eq!(pool.take(long.class()), Some(long));
     write(long, 1);
     pool.give(long);
@@ -75,7 +75,7 @@ fn no_more_than_the_bound_stays_warm_and_long_slots_never() {
 fn guards_stay_for_tasks_and_never_reach_a_heap() {
     Region::reserve().unwrap();
     let pool = SlotPool::new();
-    pool.grant(SlotClass::TASK, 11 * PART, 1);
+    pool.grant(SlotClass::TASK, 11 * PART + 32, 1);
     let taken = pool.take_furnished(SlotClass::TASK).unwrap();
     assert!(!taken.furnished);
     let slot = taken.slot;
@@ -94,7 +94,7 @@ fn guards_stay_for_tasks_and_never_reach_a_heap() {
 fn every_broken_rule_is_refused_by_name() {
     Region::reserve().unwrap();
     let pool = SlotPool::new();
-    pool.grant(SlotClass::TASK, 12 * PART, 4);
+    pool.grant(SlotClass::TASK, 12 * PART + 32, 4);
     let ours = pool.take(SlotClass::TASK).unwrap();
     pool.give(ours);
     let theirs = slot(4, 13 * PART);
@@ -105,7 +105,7 @@ fn every_broken_rule_is_refused_by_name() {
     check_refused("release of a free slot", ours, || pool.release(ours));
     check_refused("unkeep without remains", ours, || pool.unkeep(ours));
     assert!(
-        catch_unwind(AssertUnwindSafe(|| pool.grant(SlotClass::TASK, 12 * PART + 2, 4))).is_err()
+        catch_unwind(AssertUnwindSafe(|| pool.grant(SlotClass::TASK, 12 * PART + 34, 4))).is_err()
     );
     assert_eq!(pool.adopt(ours), Err(Conflict::Owned(ours)));
     pool.adopt(theirs).unwrap();
@@ -144,7 +144,7 @@ fn remains_stay_until_they_are_dropped_or_their_task_is_back() {
 fn no_slot_is_handed_to_two_threads() {
     Region::reserve().unwrap();
     let pool = SlotPool::new();
-    pool.grant(SlotClass::TASK, 15 * PART, 20);
+    pool.grant(SlotClass::TASK, 15 * PART + 32, 20);
     std::thread::scope(|scope| {
         for mark in 1..=4 {
             let pool = &pool;

@@ -148,8 +148,14 @@ impl Home {
         }
         if let Some(more) = entry.more.take() {
             for Asker { node, token } in more.joiners {
-                cx.out
-                    .frame(node, Frame::JoinAnswer { task, token, outcome: answer_for(me, node, Some(&outcome)) });
+                cx.out.frame(
+                    node,
+                    Frame::JoinAnswer {
+                        task,
+                        token,
+                        outcome: answer_for(me, node, Some(&outcome)),
+                    },
+                );
             }
             let why = match &outcome {
                 Outcome::Lost { node } => Refusal::SourceDied { node: *node },

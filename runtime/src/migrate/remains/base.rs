@@ -76,7 +76,11 @@ impl Base {
                     let len = room.len().min(end - from);
                     // SAFETY: the source is the frozen task's; the target a slot of ours.
                     unsafe {
-                        std::ptr::copy_nonoverlapping(from as *const u8, room.start as *mut u8, len);
+                        std::ptr::copy_nonoverlapping(
+                            from as *const u8,
+                            room.start as *mut u8,
+                            len,
+                        );
                     }
                     for page in (0..len).step_by(PAGE_LEN) {
                         let pair = (PageNumber::of(from + page), PageNumber::of(room.start + page));

@@ -188,7 +188,10 @@ impl Marking {
         self.scan_present(layout.slot.base(), layout.guard() - layout.slot.base());
         // The list is read while the task may be in the middle of extending it; a heap slot that is
         // not on it yet holds nothing that is not on its stack too.
-        header.prefix.arena().for_each_extent(&mut |slot| self.scan_present(slot.base(), slot.len()));
+        header
+            .prefix
+            .arena()
+            .for_each_extent(&mut |slot| self.scan_present(slot.base(), slot.len()));
     }
 
     /// The stack of a local task, if it has one.
@@ -198,16 +201,13 @@ impl Marking {
         self.scan_stack(sp, low, slot.base() + slot.len(), stopped);
     }
 
-    fn scan_stack(
-        &mut self,
-        saved: usize,
-        low: usize,
-        end: usize,
-        stopped: &[StoppedThread],
-    ) {
+    fn scan_stack(&mut self, saved: usize, low: usize, end: usize, stopped: &[StoppedThread]) {
         let inside = |sp: usize| (low..end).contains(&sp);
         let running = stopped.iter().map(|thread| thread.rsp).find(|&sp| inside(sp));
-        match running.map(|sp| sp.saturating_sub(128).max(low)).or(Some(saved).filter(|&sp| inside(sp))) {
+        match running
+            .map(|sp| sp.saturating_sub(128).max(low))
+            .or(Some(saved).filter(|&sp| inside(sp)))
+        {
             Some(from) => self.scan(from & !7, end - (from & !7)),
             // It runs, but works on its worker's stack at this moment.
             None => self.scan_present(low & !4095, end - (low & !4095)),

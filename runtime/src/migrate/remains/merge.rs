@@ -135,7 +135,9 @@ impl Merge {
     pub(crate) fn apply(self) {
         let mut counts = Vec::new();
         self.each_change(|addr, word| {
-            if word.node != word.base && let Verdict::Add(by) = word.verdict(|| self.is_count(addr)) {
+            if word.node != word.base
+                && let Verdict::Add(by) = word.verdict(|| self.is_count(addr))
+            {
                 counts.push((addr, by));
             }
         });

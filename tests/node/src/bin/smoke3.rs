@@ -51,12 +51,13 @@ fn traveller(id: u64, trips: u64) -> (u64, u64) {
         use_statics(id * 1000 + i);
         let to = nodes[((id + i) % nodes.len() as u64) as usize];
         if to != migrt::here()
-            && let Err(e) = migrt::migrate_to(to) {
-                refused += 1;
-                if refused < 3 {
-                    eprintln!("{e}");
-                }
+            && let Err(e) = migrt::migrate_to(to)
+        {
+            refused += 1;
+            if refused < 3 {
+                eprintln!("{e}");
             }
+        }
     }
     use_statics(id);
     (trips, refused)
