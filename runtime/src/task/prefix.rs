@@ -34,6 +34,8 @@ pub struct HeaderPrefix {
     /// OS threads that the task has started and that still run. Not 0: it must not move, nor may
     /// its slots be used again after its end. Load it with `Acquire`.
     pub thread_pins: AtomicU32,
+    /// What the task allocates now is the node's: it runs code whose memory is the process's.
+    node_heap: Cell<bool>,
 }
 
 impl HeaderPrefix {
@@ -46,6 +48,7 @@ impl HeaderPrefix {
             clock_offset_ns: AtomicI64::new(0),
             fd_pins: AtomicU32::new(0),
             thread_pins: AtomicU32::new(0),
+            node_heap: Cell::new(false),
         }
     }
 
@@ -87,6 +90,21 @@ impl HeaderPrefix {
     pub unsafe fn destroy_arena(&self) {
         // SAFETY: the caller's promise is the one asked for.
         unsafe { self.arena().destroy(&mut |slot| pool::global().give(slot)) };
+    }
+
+    /// Whether the task allocates node memory at this moment.
+    #[inline(always)]
+    pub(crate) fn is_on_node_heap(&self) -> bool {
+        self.node_heap.get()
+    }
+
+    /// Has the running task allocate node memory while `f` runs, which must not suspend it: code
+    /// that keeps what it allocates for the process, such as a panic hook with its table of symbols.
+    pub(crate) fn on_node_heap<R>(&self, f: impl FnOnce() -> R) -> R {
+        let before = self.node_heap.replace(true);
+        let result = f();
+        self.node_heap.set(before);
+        result
     }
 
     /// Names the OS thread that is about to run the task: its block, and its list of node blocks.

@@ -78,6 +78,9 @@ pub(super) mod route {
         let block = if header.is_null() {
             // SAFETY: on an OS thread's block. Powers of two, checked by the callers.
             unsafe { node_alloc(len, align) }
+        } else if is_on_node_heap(header) {
+            // SAFETY: on the worker's block; `align` is a power of two, checked by the callers.
+            on_worker(|| unsafe { node_alloc(len, align) })
         } else {
             // SAFETY: the running task owns its arena.
             unsafe { (*header).arena().alloc(len, align, &mut more) }
@@ -96,11 +99,28 @@ pub(super) mod route {
                 live::born(block, len);
                 block
             }
+        } else if is_on_node_heap(header) {
+            on_worker(|| {
+                // SAFETY: on the worker's block.
+                let block = unsafe { node_alloc(len, ALIGN_MIN) };
+                if !block.is_null() {
+                    // SAFETY: as long as was asked for.
+                    unsafe { block.write_bytes(0, len) };
+                }
+                block
+            })
         } else {
             // SAFETY: the running task owns its arena.
             unsafe { (*header).arena().alloc_zeroed(len, ALIGN_MIN, &mut more) }
         };
         or_no_memory(block)
+    }
+
+    /// Whether the running mobile task allocates node memory at this moment.
+    #[inline(always)]
+    fn is_on_node_heap(header: *mut HeaderPrefix) -> bool {
+        // SAFETY: the running task's header.
+        unsafe { (*header).is_on_node_heap() }
     }
 
     /// A node block, noted as live.

@@ -125,7 +125,14 @@ impl Arena {
             let head = self.spans[class].get();
             if head != 0 {
                 // SAFETY: the list holds spans of this heap.
-                return self.take_block(unsafe { Span::at(head) }) as *mut u8;
+                let block = self.take_block(unsafe { Span::at(head) });
+                if size % 8 != 0 {
+                    // What the tenant leaves of its last word would show what was here before, perhaps
+                    // half an address: an audit reads whole words.
+                    // SAFETY: within a block that was just taken: blocks are whole words long.
+                    unsafe { ((block + size / 8 * 8) as *mut usize).write(0) };
+                }
+                return block as *mut u8;
             }
         }
         // SAFETY: the caller's promise.
