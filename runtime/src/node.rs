@@ -22,8 +22,10 @@ use crate::exec::idle::Idle;
 use crate::exec::queue::{Exec, Shared};
 use crate::exec::timer::Timers;
 use crate::exec::worker::Worker;
+use crate::machine::Image;
 use crate::net::Identity;
 use crate::task::record::TaskRef;
+use crate::task::tls::TlsError;
 use crate::task::{coro, spawn, thread_ids, tls};
 
 /// How long node 0 waits for the other nodes to join.
@@ -154,13 +156,22 @@ where
 /// What must happen before any other thread exists.
 fn prepare_process(config: &Config, identity: Option<&Identity>) -> Result<()> {
     let start = |text: String| Error::new(Kind::Start, text);
+    if config.cluster_dir.is_some()
+        && let Some(why) = Image::this().refusal()
+    {
+        return Err(start(why));
+    }
     if let Some(identity) = identity {
         // SAFETY: called from main before the runtime has started a thread; it refuses otherwise.
         unsafe { crate::task::cluster_secret::install(identity.secret()) }
             .map_err(|e| Error::with_source(Kind::Start, e.to_string(), e))?;
     }
     Region::reserve().map_err(|e| start(e.to_string()))?;
-    tls::TlsLayout::probe().map_err(|e| start(e.to_string()))?;
+    match tls::TlsLayout::probe() {
+        // It runs alone, with closures; a call of a `#[migratable]` function is told why it is none.
+        Err(TlsError::NotStatic) => {}
+        other => _ = other.map_err(|e| start(e.to_string()))?,
+    }
     coro::saved_sp_word();
     entry::check_duplicates().map_err(|e| start(e.to_string()))?;
     if config.node > 0 {

@@ -12,6 +12,7 @@ use crate::exec::door;
 use crate::exec::worker::Worker;
 use crate::task::mobile::{self, Call, MobileBody};
 use crate::task::router_probe::probe_router;
+use crate::task::tls::TlsLayout;
 
 impl Cluster {
     /// Starts a call on this node.
@@ -64,6 +65,9 @@ pub(super) fn unfit() -> Option<Refusal> {
     static ROUTED: OnceLock<bool> = OnceLock::new();
     let routed = match ROUTED.get() {
         Some(&routed) => routed,
+        None if let Err(why) = TlsLayout::probe() => {
+            return Some(Refusal::Other { why: why.to_string() });
+        }
         // Without a free slot nobody knows yet; the task will end for want of one.
         None => probe_router().is_none_or(|routed| *ROUTED.get_or_init(|| routed)),
     };

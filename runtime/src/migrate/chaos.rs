@@ -18,24 +18,29 @@ pub(crate) fn is_on() -> bool {
     *ON.get_or_init(|| std::env::var("MIGRT_CHAOS").is_ok_and(|v| v == "1"))
 }
 
-/// The task has just given its worker back: orders a move.
+/// The task has just given its worker back: orders a move. Gives how the task is to wait: one that
+/// only lets others run waits for its move, which another thread may be about to carry out, and is
+/// queued by the move's end, good or bad.
 #[cold]
-pub(crate) fn suspended(body: &MobileBody, why: Suspend) {
-    let Some(header) = body.header() else { return };
+pub(crate) fn suspended(body: &MobileBody, why: Suspend) -> Suspend {
+    let Some(header) = body.header() else { return why };
     if why == Suspend::Park && !header.chaos.replace(true) {
         // The first park of a wait moves; the one after the arrival sleeps.
     } else if why == Suspend::Park {
         header.chaos.set(false);
-        return;
+        return why;
     }
     if body.move_asked().is_some() {
-        return;
+        return why;
     }
     let cluster = cluster();
     if let Some(next) = next_node(&cluster.members(), cluster.me()) {
         // Refused while another move is under way, which is as good.
-        let _ = cluster.tell(|core, now| core.order(now, body.id, next));
+        if cluster.tell(|core, now| core.order(now, body.id, next)).is_ok() {
+            return Suspend::Park;
+        }
     }
+    why
 }
 
 fn next_node(members: &[NodeId], me: NodeId) -> Option<NodeId> {

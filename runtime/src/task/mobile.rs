@@ -274,9 +274,11 @@ pub(crate) fn run(worker: &Worker, task: TaskRef) {
         end(worker, task);
         return;
     };
-    if crate::migrate::chaos::is_on() {
-        crate::migrate::chaos::suspended(body, why);
-    }
+    let why = if crate::migrate::chaos::is_on() {
+        crate::migrate::chaos::suspended(body, why)
+    } else {
+        why
+    };
     if body.move_asked().is_some() && !body.cancel.load(Ordering::SeqCst) {
         task.state.freeze_running();
         crate::migrate::depart(task);

@@ -49,6 +49,8 @@ pub(crate) mod fd_table;
 mod libc_clock;
 #[expect(unsafe_code, reason = "takes the place of libc functions")]
 mod libc_pins;
+#[expect(unsafe_code, reason = "takes the place of libc functions")]
+mod libc_process;
 #[cfg(target_feature = "crt-static")]
 #[expect(unsafe_code, reason = "takes the place of a libc function")]
 mod libc_threads;
