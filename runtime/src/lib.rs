@@ -93,3 +93,8 @@ pub mod __private {
     pub use crate::task::spawn::spawn_call;
     pub use crate::warm::NODE_START;
 }
+
+/// The programs in the README are doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

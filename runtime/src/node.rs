@@ -177,6 +177,7 @@ fn prepare_process(config: &Config, identity: Option<&Identity>) -> Result<()> {
     if config.node > 0 {
         thread_ids::shift(u32::from(config.node)).map_err(|e| start(e.to_string()))?;
     }
+    crate::task::panic_hook::install();
     crate::overflow::install();
     crate::fence::watch_continue();
     crate::census::install().map_err(Error::from)?;

@@ -48,7 +48,6 @@ macro_rules! warm {
 
 /// Libc's and std's own lazies.
 pub(crate) fn process() -> Result<()> {
-    panic_hook();
     // Standard output's and error's buffers and locks.
     use std::io::Write;
     let _ = std::io::stdout().lock().flush();
@@ -61,16 +60,6 @@ pub(crate) fn process() -> Result<()> {
     let _ = std::panic::catch_unwind(|| std::panic::resume_unwind(Box::new(())));
     libc_lazies();
     Ok(())
-}
-
-/// What a panic hook allocates stays with the process (half a megabyte of symbols, if it prints a
-/// backtrace), so a task that panics runs it on the node's heap.
-fn panic_hook() {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| match crate::task::current::mobile() {
-        Some(header) => header.prefix.on_node_heap(|| hook(info)),
-        None => hook(info),
-    }));
 }
 
 fn libc_lazies() {

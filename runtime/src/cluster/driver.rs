@@ -7,7 +7,7 @@ use super::{Cluster, Reply};
 use crate::exec::door;
 use crate::fail;
 use crate::migrate;
-use crate::task::mobile::{self, Call, MobileBody};
+use crate::task::body::{self, Call, MobileBody};
 use crate::task::record::{Body, TaskRef};
 use crate::task::state::Phase;
 
@@ -168,7 +168,7 @@ impl Cluster {
         if let Some(why) = super::home::unfit() {
             return self.tell(|core, now| core.spawn_refused(now, task, why));
         }
-        let record = mobile::new_task(None, task, call);
+        let record = body::new_task(None, task, call);
         self.residents.insert(task, record.clone());
         door::push(record);
     }

@@ -10,7 +10,7 @@ use super::{Cluster, cluster};
 use crate::error::JoinError;
 use crate::exec::door;
 use crate::exec::worker::Worker;
-use crate::task::mobile::{self, Call, MobileBody};
+use crate::task::body::{self, Call, MobileBody};
 use crate::task::router_probe::probe_router;
 use crate::task::tls::TlsLayout;
 
@@ -26,7 +26,7 @@ impl Cluster {
             return self.stillborn(reason);
         }
         let id = self.tell_only(Core::spawn_here).expect("this node serves");
-        let record = mobile::new_task(worker, id, Call { entry, args });
+        let record = body::new_task(worker, id, Call { entry, args });
         self.residents.insert(id, record.clone());
         door::push(record);
         id

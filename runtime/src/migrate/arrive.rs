@@ -21,8 +21,9 @@ use super::remains::{self, Kept, Merge};
 use super::{Manifest, call_of};
 use crate::cluster::Cluster;
 use crate::net::BulkSink;
+use crate::task::body::MobileBody;
 use crate::task::header::{Header, Layout};
-use crate::task::mobile::{self, MobileBody};
+use crate::task::mobile;
 use crate::task::record::{Body, TaskRef};
 use crate::task::tls::TlsLayout;
 

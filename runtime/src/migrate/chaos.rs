@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use migrt_proto::NodeId;
 
 use crate::cluster::cluster;
+use crate::task::body::MobileBody;
 use crate::task::coro::Suspend;
-use crate::task::mobile::MobileBody;
 
 /// Whether the mode is on.
 #[inline]

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::task::mobile::MobileBody;
+use crate::task::body::MobileBody;
 
 /// One line for each kind of pin; empty if the task may move.
 pub(crate) fn of(body: &MobileBody) -> Vec<String> {

@@ -62,15 +62,17 @@ fn move_to(target: NodeId) -> Result<()> {
         }
         ordered.is_ok()
     });
-    while is_ordered {
-        // Moved, or told that it will not be: the order is on its way either way.
-        header.suspend(Suspend::Park);
-        if here() == target {
-            return Ok(());
-        }
-        // Counted: others may have moved it on, even back to where it was, before it ran.
-        if has_refusal() || header.moves.load(Ordering::Relaxed) != moves {
-            break;
+    if is_ordered {
+        loop {
+            // Moved, or told that it will not be: the order is on its way either way.
+            header.suspend(Suspend::Park);
+            if here() == target {
+                return Ok(());
+            }
+            // Counted: others may have moved it on, even back to where it was, before it ran.
+            if has_refusal() || header.moves.load(Ordering::Relaxed) != moves {
+                break;
+            }
         }
     }
     let why = refusal();

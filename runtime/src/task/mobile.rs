@@ -14,169 +14,26 @@ use std::arch::naked_asm;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use migrt_iso::{SlotId, guard, pool};
-use migrt_proto::{EntryId, Epoch, TaskId};
+use migrt_proto::{Epoch, TaskId};
 
+use super::body::MobileBody;
 use super::coro::{Coro, Suspend};
 use super::header::{FIRST_EXTENT_LEN, Header, Layout, Outcome, TASK_CLASS};
 use super::prefix::{HeaderPrefix, NodeFrees};
-use super::record::{Body, TaskRef};
+use super::record::TaskRef;
 use super::stack::GUARD_LEN;
 use super::state::Park;
 use super::tls::TlsLayout;
-use super::{dtors, fd_table, retire, safepoint, tls};
+use super::{dtors, fd_table, retire, tls};
 use crate::entry::{self, Entry};
 use crate::error::JoinError;
 use crate::exec::worker::Worker;
-use crate::migrate::remains::Base;
 
 /// Warm task slots kept per worker.
 const SLOTS_KEPT: usize = 1200;
-/// No node is asked for.
-const NOWHERE: u32 = u32::MAX;
-
-/// A call that was not started yet.
-#[derive(Clone, Debug)]
-pub(crate) struct Call {
-    pub(crate) entry: EntryId,
-    pub(crate) args: Vec<u8>,
-}
-
-/// A task's last move from here.
-#[derive(Debug, Default)]
-pub(crate) struct Journey {
-    frozen_at: Option<Instant>,
-    refusal: Option<String>,
-    /// What is on its way, kept as the base of its remains.
-    pub(crate) shipped: Option<Arc<Base>>,
-}
-
-impl Journey {
-    /// How long it has stood still.
-    pub(crate) fn stood_us(&self) -> u32 {
-        self.frozen_at.map_or(0, |when| when.elapsed().as_micros() as u32)
-    }
-}
-
-/// The record's part of a mobile task.
-#[derive(Debug)]
-pub(crate) struct MobileBody {
-    pub(crate) id: TaskId,
-    header: AtomicPtr<Header>,
-    call: UnsafeCell<Option<Call>>,
-    pub(crate) epoch: AtomicU32,
-    move_to: AtomicU32,
-    cancel: AtomicBool,
-    /// Local tasks it started that have not ended.
-    pub(crate) children: AtomicU32,
-    /// When it was last frozen, and why its last move was refused.
-    journey: Mutex<Journey>,
-}
-
-impl MobileBody {
-    pub(crate) fn new(
-        id: TaskId,
-        epoch: u32,
-        call: Option<Call>,
-        header: *mut Header,
-    ) -> MobileBody {
-        MobileBody {
-            id,
-            header: AtomicPtr::new(header),
-            call: UnsafeCell::new(call),
-            epoch: AtomicU32::new(epoch),
-            move_to: AtomicU32::new(NOWHERE),
-            cancel: AtomicBool::new(false),
-            children: AtomicU32::new(0),
-            journey: Mutex::default(),
-        }
-    }
-
-    /// Its header, once it has started. The memory is the task's; only the worker that runs it or
-    /// the mover that froze it touches more than its atomics.
-    pub(crate) fn header(&self) -> Option<&Header> {
-        // SAFETY: non-null from the first step to the end or the departure, which clear it while
-        // they hold the task (RUNNING or FROZEN).
-        unsafe { self.header.load(Ordering::Acquire).as_ref() }
-    }
-
-    /// The call of a task that has not started; for the worker that runs it or its mover.
-    pub(crate) fn take_call(&self) -> Option<Call> {
-        // SAFETY: RUNNING or FROZEN belong to one thread.
-        unsafe { &mut *self.call.get() }.take()
-    }
-
-    /// Gives the call back when it was not sent after all; as for `take_call`.
-    pub(crate) fn put_call(&self, call: Call) {
-        // SAFETY: as in `take_call`.
-        unsafe { *self.call.get() = Some(call) };
-    }
-
-    /// Forgets the header: the task has ended or left.
-    pub(crate) fn clear_header(&self) {
-        self.header.store(ptr::null_mut(), Ordering::Release);
-    }
-
-    /// Asks that the task be moved when it next can be.
-    pub(crate) fn ask_move(&self, target: u16) {
-        self.move_to.store(u32::from(target), Ordering::SeqCst);
-        if let Some(header) = self.header() {
-            safepoint::ask(header);
-        }
-    }
-
-    pub(crate) fn move_asked(&self) -> Option<u16> {
-        match self.move_to.load(Ordering::SeqCst) {
-            NOWHERE => None,
-            node => Some(node as u16),
-        }
-    }
-
-    /// Takes the request; the caller sees to it.
-    pub(crate) fn take_move(&self) -> Option<u16> {
-        match self.move_to.swap(NOWHERE, Ordering::SeqCst) {
-            NOWHERE => None,
-            node => Some(node as u16),
-        }
-    }
-
-    /// Asks that the task be unwound at its next suspension or safepoint.
-    pub(crate) fn ask_cancel(&self) {
-        self.cancel.store(true, Ordering::SeqCst);
-        if let Some(header) = self.header() {
-            safepoint::ask(header);
-        }
-    }
-}
-
-impl MobileBody {
-    pub(crate) fn frozen_at(&self, when: Instant) {
-        self.journey.lock().unwrap().frozen_at = Some(when);
-    }
-
-    /// The state of its last move from here.
-    pub(crate) fn journey(&self) -> MutexGuard<'_, Journey> {
-        self.journey.lock().unwrap()
-    }
-
-    pub(crate) fn set_refusal(&self, why: String) {
-        self.journey.lock().unwrap().refusal = Some(why);
-    }
-
-    pub(crate) fn take_refusal(&self) -> Option<String> {
-        self.journey.lock().unwrap().refusal.take()
-    }
-}
-
-/// A mobile task that begins on this node; the caller queues it.
-pub(crate) fn new_task(worker: Option<&Worker>, id: TaskId, call: Call) -> TaskRef {
-    let body = MobileBody::new(id, Epoch::FIRST.0, Some(call), ptr::null_mut());
-    TaskRef::new(worker, Body::Mobile(body))
-}
 
 /// A worker's parts that serve mobile tasks.
 #[derive(Debug)]
@@ -238,7 +95,7 @@ impl Drop for WorkerPart {
 pub(crate) fn run(worker: &Worker, task: TaskRef) {
     let body = task.mobile().expect("a mobile task");
     task.state.begin_run();
-    if body.move_asked().is_some() && !body.cancel.load(Ordering::SeqCst) {
+    if body.move_asked().is_some() && !body.is_cancelled() {
         task.state.freeze_running();
         crate::migrate::depart(task);
         return;
@@ -279,7 +136,7 @@ pub(crate) fn run(worker: &Worker, task: TaskRef) {
     } else {
         why
     };
-    if body.move_asked().is_some() && !body.cancel.load(Ordering::SeqCst) {
+    if body.move_asked().is_some() && !body.is_cancelled() {
         task.state.freeze_running();
         crate::migrate::depart(task);
         return;
@@ -302,7 +159,7 @@ fn bind(header: &Header, worker: &Worker, task: &TaskRef, body: &MobileBody) {
     header.prefix.set_worker(tp, &*worker.mobile.node_frees);
     header.worker.set(worker);
     header.record.set(task.as_ptr());
-    header.cancel.set(body.cancel.load(Ordering::SeqCst));
+    header.cancel.set(body.is_cancelled());
     // SAFETY: `tp` is this thread's, and the task does not run.
     unsafe { TlsLayout::get().lend(header.tp(), tp) };
 }
@@ -326,7 +183,7 @@ fn start<'a>(
     // A copy of its own: no word of the task's stack may ever lead to node memory.
     // SAFETY: the task does not run yet: its thread block and heap are idle.
     header.args.set(unsafe { tls::with_thread_pointer(header.tp(), || call.args.clone()) });
-    body.header.store(ptr::from_ref(header).cast_mut(), Ordering::Release);
+    body.set_header(header);
     let _ = task;
     Ok(header)
 }

@@ -5,6 +5,8 @@
 //! [`header`] the picture of a mobile task's slot, [`tls`] its thread-locals, [`router`] its heap.
 //! [`current`] answers "who runs here" and holds the one way to wait.
 
+#[expect(unsafe_code, reason = "points into the slot that a task owns")]
+pub(crate) mod body;
 #[expect(unsafe_code, reason = "reads and writes the floating-point control words")]
 pub(crate) mod control;
 #[expect(unsafe_code, reason = "places coroutines on stacks that the runtime owns")]
@@ -21,6 +23,7 @@ pub(crate) mod join;
 pub(crate) mod local;
 #[expect(unsafe_code, reason = "builds tasks in slots and switches to them")]
 pub(crate) mod mobile;
+pub(crate) mod panic_hook;
 pub(crate) mod parent;
 pub(crate) mod pin;
 #[expect(unsafe_code, reason = "counts references and recycles records")]

@@ -16,9 +16,9 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
+use super::body::MobileBody;
 use super::join::JoinWord;
 use super::local::LocalBody;
-use super::mobile::MobileBody;
 use super::state::State;
 use crate::exec::worker::Worker;
 

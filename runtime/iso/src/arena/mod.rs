@@ -126,7 +126,7 @@ impl Arena {
             if head != 0 {
                 // SAFETY: the list holds spans of this heap.
                 let block = self.take_block(unsafe { Span::at(head) });
-                if size % 8 != 0 {
+                if !size.is_multiple_of(8) {
                     // What the tenant leaves of its last word would show what was here before, perhaps
                     // half an address: an audit reads whole words.
                     // SAFETY: within a block that was just taken: blocks are whole words long.

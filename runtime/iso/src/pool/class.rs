@@ -18,57 +18,11 @@ fn is_easily_mistaken(class: SlotClass, index: u32) -> bool {
 /// Granted ranges that are kept as such; further ones are written down slot by slot.
 const RANGE_COUNT: usize = 32;
 
-/// Slots `first..end` were granted; the first `taken` of them, in the order of [`FreshRange::slot`],
-/// have been handed out, the others are free and, where their word is unset, never used.
+/// Slots `next..end` were granted and, where their word is unset, never used.
 #[derive(Clone, Copy, Debug)]
 struct FreshRange {
-    first: u32,
+    next: u32,
     end: u32,
-    taken: u32,
-}
-
-impl FreshRange {
-    fn len(&self) -> u32 {
-        self.end - self.first
-    }
-
-    fn is_spent(&self) -> bool {
-        self.taken == self.len()
-    }
-
-    /// The slot that is handed out as number `ordinal`: one of each `stride`, then their neighbours.
-    /// So tasks live far apart while they are few (see [`stride`]).
-    fn slot(&self, ordinal: u32, stride: u32) -> u32 {
-        let per_lane = self.len() / stride;
-        if ordinal < per_lane * stride {
-            self.first + ordinal % per_lane * stride + ordinal / per_lane
-        } else {
-            self.first + ordinal
-        }
-    }
-
-    /// The reverse of [`FreshRange::slot`].
-    fn ordinal(&self, index: u32, stride: u32) -> u32 {
-        let (offset, per_lane) = (index - self.first, self.len() / stride);
-        if offset < per_lane * stride {
-            offset % stride * per_lane + offset / stride
-        } else {
-            offset
-        }
-    }
-
-    /// Whether the slot is one of the free ones.
-    fn has(&self, index: u32, stride: u32) -> bool {
-        (self.first..self.end).contains(&index) && self.ordinal(index, stride) >= self.taken
-    }
-}
-
-/// How far apart slots of a class are handed out at first: a word of a task whose low bytes were
-/// overwritten by something short names a neighbour, and the audit would take it for an address
-/// there. Within 16 MiB there is none as long as there is room.
-fn stride(class: SlotClass) -> u32 {
-    const APART: usize = 16 << 20;
-    (APART / class.slot_len()).max(1) as u32
 }
 
 #[derive(Debug)]
@@ -82,7 +36,7 @@ pub(super) struct ClassPool {
 
 impl ClassPool {
     pub(super) const EMPTY: ClassPool = ClassPool {
-        fresh: [FreshRange { first: 0, end: 0, taken: 0 }; RANGE_COUNT],
+        fresh: [FreshRange { next: 0, end: 0 }; RANGE_COUNT],
         tops: [0; 3],
         free_count: 0,
         owned_count: 0,
@@ -118,7 +72,7 @@ impl Locked<'_> {
 
     fn state_at(&self, index: u32) -> State {
         match self.table.load(self.class, index).state {
-            State::Unset if !self.pool.fresh.iter().any(|r| r.has(index, stride(self.class))) => {
+            State::Unset if !self.pool.fresh.iter().any(|r| (r.next..r.end).contains(&index)) => {
                 State::Foreign
             }
             state => state,
@@ -177,11 +131,10 @@ impl Locked<'_> {
 
     fn take_fresh(&mut self) -> Option<u32> {
         let (table, class) = (self.table, self.class);
-        let stride = stride(class);
         for range in &mut self.pool.fresh {
-            while !range.is_spent() {
-                let index = range.slot(range.taken, stride);
-                range.taken += 1;
+            while range.next < range.end {
+                let index = range.next;
+                range.next += 1;
                 // A slot that held remains when it was granted is on its own way.
                 if table.load(class, index).state == State::Unset
                     && !is_easily_mistaken(class, index)
@@ -198,11 +151,11 @@ impl Locked<'_> {
             return;
         }
         let (table, class) = (self.table, self.class);
-        let step = stride(class);
-        let overlap = self.pool.fresh.iter().find(|range| {
-            let common = range.first.max(first)..range.end.min(end);
-            !range.is_spent() && common.clone().any(|index| range.has(index, step))
-        });
+        let overlap = self
+            .pool
+            .fresh
+            .iter()
+            .find(|range| range.next < range.end && range.next < end && first < range.end);
         assert!(
             overlap.is_none(),
             "I3: grant of slots {first}..{end} of {class:?}, of which {overlap:?} is owned"
@@ -232,11 +185,11 @@ impl Locked<'_> {
         });
         self.owned_count += end - first;
         let fresh = &mut self.pool.fresh;
-        let is_new = |range: &&mut FreshRange| range.taken == 0 && range.len() > 0;
-        if let Some(range) = fresh.iter_mut().find(|r| is_new(r) && r.end == first) {
+        let spent = |range: &FreshRange| range.next == range.end;
+        if let Some(range) = fresh.iter_mut().find(|range| !spent(range) && range.end == first) {
             range.end = end;
-        } else if let Some(range) = fresh.iter_mut().find(|range| range.is_spent()) {
-            *range = FreshRange { first, end, taken: 0 };
+        } else if let Some(range) = fresh.iter_mut().find(|range| spent(range)) {
+            *range = FreshRange { next: first, end };
         } else {
             for index in (first..end).rev() {
                 if table.load(class, index).state == State::Unset {

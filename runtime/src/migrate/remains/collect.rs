@@ -20,8 +20,8 @@ use migrt_iso::{SlotId, page};
 use super::{Kept, table};
 use crate::census::{self, Scratch, StoppedThread, TaskSight};
 use crate::cluster::cluster;
+use crate::task::body::MobileBody;
 use crate::task::header::{Header, Layout};
-use crate::task::mobile::MobileBody;
 use crate::task::prefix::HeaderPrefix;
 use crate::task::stack;
 

@@ -1,0 +1,167 @@
+//! The record's part of a mobile task: what this node knows of it beside its slot.
+
+use std::cell::UnsafeCell;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use migrt_proto::{EntryId, Epoch, TaskId};
+
+use super::header::Header;
+use super::record::{Body, TaskRef};
+use super::safepoint;
+use crate::exec::worker::Worker;
+use crate::migrate::remains::Base;
+
+/// No node is asked for.
+const NOWHERE: u32 = u32::MAX;
+
+/// A call that was not started yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) entry: EntryId,
+    pub(crate) args: Vec<u8>,
+}
+
+/// A task's last move from here.
+#[derive(Debug, Default)]
+pub(crate) struct Journey {
+    frozen_at: Option<Instant>,
+    refusal: Option<String>,
+    /// What is on its way, kept as the base of its remains.
+    pub(crate) shipped: Option<Arc<Base>>,
+}
+
+impl Journey {
+    /// How long it has stood still.
+    pub(crate) fn stood_us(&self) -> u32 {
+        self.frozen_at.map_or(0, |when| when.elapsed().as_micros() as u32)
+    }
+}
+
+/// The record's part of a mobile task.
+#[derive(Debug)]
+pub(crate) struct MobileBody {
+    pub(crate) id: TaskId,
+    header: AtomicPtr<Header>,
+    call: UnsafeCell<Option<Call>>,
+    pub(crate) epoch: AtomicU32,
+    move_to: AtomicU32,
+    cancel: AtomicBool,
+    /// Local tasks it started that have not ended.
+    pub(crate) children: AtomicU32,
+    /// When it was last frozen, and why its last move was refused.
+    journey: Mutex<Journey>,
+}
+
+impl MobileBody {
+    pub(crate) fn new(
+        id: TaskId,
+        epoch: u32,
+        call: Option<Call>,
+        header: *mut Header,
+    ) -> MobileBody {
+        MobileBody {
+            id,
+            header: AtomicPtr::new(header),
+            call: UnsafeCell::new(call),
+            epoch: AtomicU32::new(epoch),
+            move_to: AtomicU32::new(NOWHERE),
+            cancel: AtomicBool::new(false),
+            children: AtomicU32::new(0),
+            journey: Mutex::default(),
+        }
+    }
+
+    /// Its header, once it has started. The memory is the task's; only the worker that runs it or
+    /// the mover that froze it touches more than its atomics.
+    pub(crate) fn header(&self) -> Option<&Header> {
+        // SAFETY: non-null from the first step to the end or the departure, which clear it while
+        // they hold the task (RUNNING or FROZEN).
+        unsafe { self.header.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// The call of a task that has not started; for the worker that runs it or its mover.
+    pub(crate) fn take_call(&self) -> Option<Call> {
+        // SAFETY: RUNNING or FROZEN belong to one thread.
+        unsafe { &mut *self.call.get() }.take()
+    }
+
+    /// Gives the call back when it was not sent after all; as for `take_call`.
+    pub(crate) fn put_call(&self, call: Call) {
+        // SAFETY: as in `take_call`.
+        unsafe { *self.call.get() = Some(call) };
+    }
+
+    /// The task has started: its header lies there.
+    pub(crate) fn set_header(&self, header: &Header) {
+        self.header.store(ptr::from_ref(header).cast_mut(), Ordering::Release);
+    }
+
+    /// Forgets the header: the task has ended or left.
+    pub(crate) fn clear_header(&self) {
+        self.header.store(ptr::null_mut(), Ordering::Release);
+    }
+
+    /// Asks that the task be moved when it next can be.
+    pub(crate) fn ask_move(&self, target: u16) {
+        self.move_to.store(u32::from(target), Ordering::SeqCst);
+        if let Some(header) = self.header() {
+            safepoint::ask(header);
+        }
+    }
+
+    pub(crate) fn move_asked(&self) -> Option<u16> {
+        match self.move_to.load(Ordering::SeqCst) {
+            NOWHERE => None,
+            node => Some(node as u16),
+        }
+    }
+
+    /// Takes the request; the caller sees to it.
+    pub(crate) fn take_move(&self) -> Option<u16> {
+        match self.move_to.swap(NOWHERE, Ordering::SeqCst) {
+            NOWHERE => None,
+            node => Some(node as u16),
+        }
+    }
+
+    /// Whether it is to be unwound.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::SeqCst)
+    }
+
+    /// Asks that the task be unwound at its next suspension or safepoint.
+    pub(crate) fn ask_cancel(&self) {
+        self.cancel.store(true, Ordering::SeqCst);
+        if let Some(header) = self.header() {
+            safepoint::ask(header);
+        }
+    }
+}
+
+impl MobileBody {
+    pub(crate) fn frozen_at(&self, when: Instant) {
+        self.journey.lock().unwrap().frozen_at = Some(when);
+    }
+
+    /// The state of its last move from here.
+    pub(crate) fn journey(&self) -> MutexGuard<'_, Journey> {
+        self.journey.lock().unwrap()
+    }
+
+    pub(crate) fn set_refusal(&self, why: String) {
+        self.journey.lock().unwrap().refusal = Some(why);
+    }
+
+    pub(crate) fn take_refusal(&self) -> Option<String> {
+        self.journey.lock().unwrap().refusal.take()
+    }
+}
+
+/// A mobile task that begins on this node; the caller queues it.
+pub(crate) fn new_task(worker: Option<&Worker>, id: TaskId, call: Call) -> TaskRef {
+    let body = MobileBody::new(id, Epoch::FIRST.0, Some(call), ptr::null_mut());
+    TaskRef::new(worker, Body::Mobile(body))
+}
