@@ -19,11 +19,11 @@ use crate::{
 /// How often a node heartbeats.
 pub const HEARTBEAT_EVERY: Micros = Micros::from_millis(200);
 /// How long a node may run its mobile tasks after it sent a heartbeat that was answered.
-pub const LEASE: Micros = Micros::from_millis(1_000);
+pub const LEASE: Micros = Micros::from_millis(1_200);
 /// How long a node waits for its first lease after its first link to the starting node.
 pub(crate) const JOIN_LIMIT: Micros = Micros::from_millis(5_000);
 /// The silence after which the starting node declares a node dead.
-pub const DEAD_AFTER: Micros = Micros::from_millis(1_400);
+pub const DEAD_AFTER: Micros = Micros::from_millis(1_600);
 
 #[derive(Debug)]
 pub(crate) struct Members {

@@ -28,7 +28,7 @@ use crate::task::record::{Body, TaskRef};
 use crate::task::tls::TlsLayout;
 
 /// How long an arriving task waits for the release of its own old copy.
-const RELEASE_PATIENCE: Duration = Duration::from_millis(100);
+const RELEASE_PATIENCE: Duration = Duration::from_millis(50);
 
 /// A copy that is being installed, or waits for its commit.
 #[derive(Debug)]
@@ -228,11 +228,11 @@ fn take_over(slot: SlotId, task: TaskId, kept: &mut Option<Kept>) -> Result<(), 
                 // Its own, kept just now, or another's.
                 *kept = remains::take(task);
                 if kept.is_none() && !std::mem::replace(&mut collected, true) {
-                    remains::collect();
+                    remains::collect_if_due();
                 }
             }
             Err(Conflict::Remains(_)) if !std::mem::replace(&mut collected, true) => {
-                remains::collect();
+                remains::collect_if_due();
             }
             Err(conflict) => return Err(conflict.to_string()),
         }

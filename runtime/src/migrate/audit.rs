@@ -30,6 +30,9 @@ const HIGHEST: usize = 1 << 47;
 /// Blocks from this length on are asked after rather than read.
 const LONG: usize = 24 * PAGE_LEN;
 
+/// So many bytes of a function are looked through for a jump into another.
+const LONGEST_FUNCTION: usize = 4096;
+
 /// Where a word was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -201,21 +204,52 @@ impl Hit {
         }
     }
 
-    /// The function in whose frame the word lies: the nearest return address below it was pushed by
-    /// a call out of that function.
+    /// The function in whose frame the word lies: from where the task is suspended upward, each return
+    /// address was pushed by a call of the function below. What else looks like one was left by calls
+    /// that have returned.
     fn frame(&self) -> Option<&'static str> {
-        let mut at = self.at & !7;
-        while at > self.stack.0 {
-            at -= 8;
-            // SAFETY: between SP and the word: the frozen task's own stack.
-            let word = unsafe { (at as *const usize).read() };
-            if let Some(name) = symbols::name_of(word).filter(|_| is_after_call(word)) {
-                return Some(name);
+        let (sp, end) = self.stack;
+        // SAFETY: from SP to the stack's base: the frozen task's own stack.
+        let word = |at: usize| unsafe { (at as *const usize).read() };
+        // The switch has left the place where it goes on at SP.
+        let mut function = symbols::name_of(word(sp))?;
+        for at in (sp + 8..self.at & !7).step_by(8) {
+            let Some(caller) = symbols::name_of(word(at)).filter(|_| is_after_call(word(at)))
+            else {
+                continue;
+            };
+            let calls = |at| calls_by_name(word(at), function);
+            // A call through a pointer may be of any function, if no other calls it by name.
+            if calls(at) || !is_by_name(word(at)) && !(at + 8..end).step_by(8).any(calls) {
+                function = caller;
             }
         }
-        // SAFETY: as above; the return address of the call that suspended lies at SP or above.
-        symbols::name_of(unsafe { (self.stack.0 as *const usize).read() })
+        Some(function)
     }
+}
+
+fn is_by_name(addr: usize) -> bool {
+    // SAFETY: as in `is_after_call`.
+    (unsafe { ((addr - 5) as *const u8).read() }) == 0xe8
+}
+
+/// Whether a direct call of `function` ends at `addr`, or of one that ends by jumping there.
+fn calls_by_name(addr: usize, function: &str) -> bool {
+    if symbols::name_of(addr).is_none() || !is_by_name(addr) {
+        return false;
+    }
+    // SAFETY: code of this program, as its symbols say.
+    let byte = |at: usize| unsafe { (at as *const u8).read() };
+    let target = |end: usize| {
+        let distance = i32::from_le_bytes(std::array::from_fn(|i| byte(end - 4 + i)));
+        end.wrapping_add_signed(distance as isize)
+    };
+    let called = target(addr);
+    let Some(name) = symbols::name_of(called) else { return false };
+    name == function
+        || (called..called + LONGEST_FUNCTION)
+            .take_while(|&at| symbols::name_of(at) == Some(name))
+            .any(|at| byte(at) == 0xe9 && symbols::name_of(target(at + 5)) == Some(function))
 }
 
 /// Whether a call instruction ends at `addr` (direct, or indirect of the usual lengths).

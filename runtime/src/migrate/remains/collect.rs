@@ -26,7 +26,7 @@ use crate::task::prefix::HeaderPrefix;
 use crate::task::stack;
 
 /// How long the world may take to stop.
-const STOP_PATIENCE: Duration = Duration::from_millis(50);
+const STOP_PATIENCE: Duration = Duration::from_millis(25);
 /// Remains are looked at when they are this old ...
 const AGE: Duration = Duration::from_millis(800);
 /// ... or this many, or hold this much memory, whichever comes first.
@@ -84,6 +84,18 @@ struct Marking {
     high: usize,
     reached: Vec<bool>,
     work: Vec<usize>,
+}
+
+/// [`collect`], unless that was done just now: for a thread that must not stop the world again and
+/// again.
+pub(crate) fn collect_if_due() {
+    const REST: Duration = Duration::from_millis(300);
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_none_or(|last| last.elapsed() > REST) {
+        collect();
+        *last = Some(Instant::now());
+    }
 }
 
 /// Drops the remains that nothing reaches; how many are left. Any thread but a task's own stack.

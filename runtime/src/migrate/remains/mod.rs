@@ -28,7 +28,7 @@ use migrt_proto::TaskId;
 use crate::task::header::Header;
 
 pub(crate) use base::Base;
-pub(crate) use collect::{collect, start_collector};
+pub(crate) use collect::{collect_if_due, start_collector};
 pub(crate) use merge::{Merge, Staging};
 
 /// What one task has left here.

@@ -66,7 +66,7 @@ fn set(task: u64, to: NodeId) -> Result<u64, String> {
         if code != 0 {
             return Err(format!("putenv gives {code}"));
         }
-        if task % 3 == 0 {
+        if task.is_multiple_of(3) {
             // SAFETY: as above.
             unsafe { std::env::remove_var("MIGRT_TEST_OF_MAIN") };
         }
