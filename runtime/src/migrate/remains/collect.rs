@@ -30,8 +30,8 @@ const STOP_PATIENCE: Duration = Duration::from_millis(25);
 /// Remains are looked at when they are this old ...
 const AGE: Duration = Duration::from_millis(800);
 /// ... or this many, or hold this much memory, whichever comes first.
-const COUNT_MAX: usize = 256;
-const BYTE_COUNT_MAX: usize = 64 << 20;
+const COUNT_MAX: usize = 128;
+const BYTE_COUNT_MAX: usize = 16 << 20;
 /// The collector looks this often, and rests at least [`SHARE`] times as long as a run took.
 const PERIOD: Duration = Duration::from_millis(20);
 const SHARE: u32 = 25;

@@ -112,8 +112,8 @@ fn walk_all(rounds: u64) -> Result<(), String> {
 }
 
 fn measure() -> Result<(Vec<Usage>, u64), String> {
-    // What a departed task left may be collected a little later.
-    migrt::sleep(Duration::from_millis(300));
+    // Collectors look at what a departed task left after 0.8 s.
+    migrt::sleep(Duration::from_millis(2_000));
     let mut all = Vec::new();
     let mut owned_sum = 0;
     let mut in_use = HashSet::new();
