@@ -74,7 +74,7 @@ pub use entry::{Argument, Output};
 pub use error::{Error, JoinError, Result};
 pub use task::current::yield_now;
 pub use task::handle::{JoinHandle, TaskInfo, TaskState};
-pub use task::here::{here, migrate_to, nodes};
+pub use task::here::{here, migrate_to, moves, nodes};
 pub use task::pin::{PinGuard, pin_here};
 pub use task::safepoint::safepoint;
 pub use task::sleep::sleep;

@@ -94,6 +94,7 @@ impl Arrival {
                 let header = unsafe { &*Layout { slot }.header() };
                 assert_eq!(header.id, self.task, "I4: another task's header has arrived");
                 header.moves.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                header.prefix.set_travelled(self.task);
                 self.manifest.clock.go_on(header, self.since.elapsed());
                 // SAFETY: the block came whole with the task, which does not run.
                 unsafe { TlsLayout::get().arrive(header.tp()) };

@@ -17,6 +17,20 @@ pub fn here() -> NodeId {
     cluster().me()
 }
 
+/// How often the calling mobile task has moved; 0 for any other caller.
+///
+/// # Examples
+/// ```no_run
+/// let before = migrt::moves();
+/// // … work that may be moved in its middle …
+/// println!("moved {} times meanwhile", migrt::moves() - before);
+/// ```
+#[must_use]
+#[inline(never)]
+pub fn moves() -> u32 {
+    current::mobile().map_or(0, |header| header.moves.load(Ordering::Relaxed))
+}
+
 /// The live nodes of the cluster, this one included, ascending.
 #[must_use]
 pub fn nodes() -> Vec<NodeId> {

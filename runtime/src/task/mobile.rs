@@ -342,15 +342,11 @@ fn end(worker: &Worker, task: TaskRef) {
     } else {
         body.clear_header();
         let slot = header.slot;
+        // SAFETY: the task has returned, nothing of its heap is alive.
+        unsafe { header.prefix.destroy_arena() };
         if body.epoch.load(Ordering::Relaxed) > Epoch::FIRST.0 {
-            // SAFETY: the task has returned, nothing of its heap is alive.
-            unsafe { header.prefix.arena().destroy(&mut retire::rest) };
-            if !crate::cluster::cluster().quarantine(body.id, slot) {
-                retire::rest(slot);
-            }
+            retire::give_up(body.id, slot);
         } else {
-            // SAFETY: as above.
-            unsafe { header.prefix.destroy_arena() };
             worker.mobile.keep_slot(slot);
         }
     }

@@ -13,7 +13,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering};
 
 use migrt_iso::arena::Arena;
-use migrt_iso::pool;
+use migrt_iso::{SlotId, pool};
+use migrt_proto::TaskId;
 
 use super::tls::{TCB_SPACE, thread_pointer, with_thread_pointer};
 
@@ -34,6 +35,8 @@ pub struct HeaderPrefix {
     /// OS threads that the task has started and that still run. Not 0: it must not move, nor may
     /// its slots be used again after its end. Load it with `Acquire`.
     pub thread_pins: AtomicU32,
+    /// The task, once it has moved; its slots are not to be used again at once (`task::retire`).
+    travelled: Cell<Option<TaskId>>,
     /// What the task allocates now is the node's: it runs code whose memory is the process's.
     node_heap: Cell<bool>,
 }
@@ -48,6 +51,7 @@ impl HeaderPrefix {
             clock_offset_ns: AtomicI64::new(0),
             fd_pins: AtomicU32::new(0),
             thread_pins: AtomicU32::new(0),
+            travelled: Cell::new(None),
             node_heap: Cell::new(false),
         }
     }
@@ -89,7 +93,21 @@ impl HeaderPrefix {
     /// The task has ended, none of its `thread_pins` is left, and nobody uses its memory.
     pub unsafe fn destroy_arena(&self) {
         // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.arena().destroy(&mut |slot| pool::global().give(slot)) };
+        unsafe { self.arena().destroy(&mut |slot| self.take_back(slot)) };
+    }
+
+    /// The task has arrived here from another node.
+    pub(crate) fn set_travelled(&self, task: TaskId) {
+        self.travelled.set(Some(task));
+    }
+
+    /// Takes a slot that the task's heap does not need any more. Any thread that holds the task, but
+    /// not on a task's thread block.
+    pub(crate) fn take_back(&self, slot: SlotId) {
+        match self.travelled.get() {
+            None => pool::global().give(slot),
+            Some(task) => super::retire::park(task, slot),
+        }
     }
 
     /// Whether the task allocates node memory at this moment.
