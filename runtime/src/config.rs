@@ -8,6 +8,7 @@
 //! | `MIGRT_JOIN` | address of node 0; without it node 0's address is read from the folder |
 //! | `MIGRT_BIND` | address to listen on, loopback if not given |
 //! | `MIGRT_WORKERS` | worker threads of this node |
+//! | `MIGRT_SLOTS` | task slots that this node uses of its share, to see what a program does when they run out |
 //! | `MIGRT_CHAOS` | `1`: move every mobile task at every suspension |
 //! | `MIGRT_AUDIT` | `strict` (refuse a move that would take a node's address along), `warn`, `off` |
 //! | `MIGRT_FAIL` | `POINT=kill` or `POINT=stop`, with `n1:` before it on node 1 only, with `@N` behind it the N-th time: for tests |
@@ -38,6 +39,7 @@ pub(crate) struct Config {
     pub(crate) join: Option<SocketAddr>,
     pub(crate) bind: SocketAddr,
     pub(crate) workers: usize,
+    pub(crate) slots: Option<u32>,
     pub(crate) audit: Audit,
     pub(crate) main_stack_len: usize,
 }
@@ -80,6 +82,7 @@ impl Config {
             bind: var("MIGRT_BIND", "an address such as 10.0.0.1:7000")?
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
             workers: workers.unwrap_or_else(default_workers),
+            slots: var("MIGRT_SLOTS", "a number of task slots")?,
             audit,
             main_stack_len: 16 << 20,
         };

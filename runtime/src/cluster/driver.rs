@@ -1,7 +1,8 @@
 //! Carrying out what the core orders, one order after the other.
 
+use migrt_iso::SlotClass;
 use migrt_proto::wire::{Refusal, TaskInfo, TaskState};
-use migrt_proto::{Action, NodeId, Place, TaskId};
+use migrt_proto::{Action, EntryId, NodeId, Place, TaskId};
 
 use super::{Cluster, Reply};
 use crate::exec::door;
@@ -19,8 +20,13 @@ impl Cluster {
             Action::NodeDead { place } => self.member_dead(place),
             Action::SlotsGranted { slots } => {
                 for grant in slots {
-                    if let Some(class) = migrt_iso::SlotClass::new(grant.class) {
-                        migrt_iso::pool::global().grant(class, grant.first, grant.count);
+                    if let Some(class) = SlotClass::new(grant.class) {
+                        let limit = match class {
+                            SlotClass::TASK => self.slot_limit.unwrap_or(u32::MAX),
+                            _ => u32::MAX,
+                        };
+                        let count = grant.count.min(limit);
+                        migrt_iso::pool::global().grant(class, grant.first, count);
                     }
                 }
             }
@@ -30,7 +36,7 @@ impl Cluster {
                 self.finish(0);
             }
             Action::Custom { from, kind, bytes } => self.custom(from, kind, &bytes),
-            Action::StartCall { task, entry, args } => self.start_call(task, Call { entry, args }),
+            Action::StartCall { task, entry, args } => self.start_call(task, entry, args),
             Action::CancelTask { task, why: _ } => {
                 if let Some(task) = self.resident(task) {
                     cancel(&task);
@@ -160,15 +166,20 @@ impl Cluster {
         }
     }
 
-    fn start_call(&'static self, task: TaskId, call: Call) {
-        if crate::entry::lookup(call.entry).is_none() {
-            let why = format!("node {} has no entry {:#018x}", self.me, call.entry.0);
-            return self.tell(|core, now| core.spawn_refused(now, task, Refusal::Other { why }));
-        }
-        if let Some(why) = super::home::unfit() {
-            return self.tell(|core, now| core.spawn_refused(now, task, why));
-        }
-        let record = body::new_task(None, task, call);
+    fn start_call(&'static self, task: TaskId, entry: EntryId, args: Vec<u8>) {
+        let promise = if crate::entry::lookup(entry).is_none() {
+            let why = format!("node {} has no entry {:#018x}", self.me, entry.0);
+            Err(Refusal::Other { why })
+        } else if let Some(why) = super::home::unfit() {
+            Err(why)
+        } else {
+            super::home::promise_slot()
+        };
+        let promise = match promise {
+            Ok(promise) => promise,
+            Err(why) => return self.tell(|core, now| core.spawn_refused(now, task, why)),
+        };
+        let record = body::new_task(None, task, Call { entry, args, _promise: promise });
         self.residents.insert(task, record.clone());
         door::push(record);
     }

@@ -73,6 +73,8 @@ pub(crate) struct Cluster {
     start: Instant,
     me: NodeId,
     expected: u16,
+    /// Task slots that are used of what is granted.
+    slot_limit: Option<u32>,
     desk: Mutex<Desk>,
     net: OnceLock<Net>,
     /// The mobile tasks that are here.
@@ -105,6 +107,7 @@ impl Cluster {
             start: Instant::now(),
             me,
             expected: config.nodes,
+            slot_limit: config.slots,
             desk: Mutex::new(Desk {
                 core,
                 orders: VecDeque::new(),

@@ -14,16 +14,17 @@ use std::time::{Duration, Instant};
 use migrt_iso::SlotId;
 use migrt_iso::pool::{self, Conflict};
 use migrt_proto::wire::{Refusal, ShipHeader};
-use migrt_proto::{Epoch, TaskId};
+use migrt_proto::{EntryId, Epoch, TaskId};
 
+use super::Manifest;
 use super::image::Installer;
 use super::remains::{self, Kept, Merge};
-use super::{Manifest, call_of};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, home};
 use crate::net::BulkSink;
-use crate::task::body::MobileBody;
+use crate::task::body::{Call, MobileBody};
 use crate::task::header::{Header, Layout};
 use crate::task::mobile;
+use crate::task::promise::SlotPromise;
 use crate::task::record::{Body, TaskRef};
 use crate::task::tls::TlsLayout;
 
@@ -54,6 +55,8 @@ struct Copy {
     kept: Option<Kept>,
     /// The same, once all pages have come and fit over it.
     merge: Option<Merge>,
+    /// Of the slot of a task that has not started.
+    promise: Option<SlotPromise>,
 }
 
 impl Copy {
@@ -106,7 +109,12 @@ impl Arrival {
         let pause_us = self.manifest.stood_us + shipped.as_micros() as u32;
         crate::cluster::cluster().metrics.arrived(pause_us);
         tracing::debug!(task = %self.task, pause_us, "arrived");
-        let body = MobileBody::new(self.task, epoch.0, call_of(&self.manifest), header);
+        let call = copy.promise.map(|promise| Call {
+            entry: EntryId(self.manifest.entry),
+            args: self.manifest.args.clone().unwrap_or_default(),
+            _promise: promise,
+        });
+        let body = MobileBody::new(self.task, epoch.0, call, header);
         TaskRef::new(None, Body::Mobile(body))
     }
 }
@@ -187,6 +195,9 @@ fn adopt(ship: &ShipHeader, copy: &mut Copy) -> Result<(Manifest, Installer), St
     }
     if ship.slots.is_empty() == manifest.args.is_none() {
         return Err("a started task comes with slots, another with a call".to_owned());
+    }
+    if manifest.args.is_some() {
+        copy.promise = Some(home::promise_slot().map_err(|why| why.to_string())?);
     }
     for (at, item) in ship.slots.iter().enumerate() {
         let slot = SlotId::from_raw(item.slot.0)

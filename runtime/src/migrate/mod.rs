@@ -27,7 +27,7 @@ use std::time::Instant;
 
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::wire::{Refusal, ShipHeader, ShipSlot};
-use migrt_proto::{EntryId, Epoch, NodeId};
+use migrt_proto::{Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::census;
@@ -35,7 +35,7 @@ use crate::cluster::{Cluster, cluster};
 use crate::config::Audit;
 use crate::exec::door;
 use crate::fail;
-use crate::task::body::{Call, Journey, MobileBody};
+use crate::task::body::{Journey, MobileBody};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
 use crate::task::state::Phase;
@@ -297,10 +297,4 @@ pub(crate) fn slots_of(header: &Header) -> Vec<SlotId> {
 
 fn mobile(task: &TaskRef) -> &MobileBody {
     task.mobile().expect("only mobile tasks move")
-}
-
-/// The call in a manifest.
-fn call_of(manifest: &Manifest) -> Option<Call> {
-    let args = manifest.args.clone()?;
-    Some(Call { entry: EntryId(manifest.entry), args })
 }

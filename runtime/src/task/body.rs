@@ -9,6 +9,7 @@ use std::time::Instant;
 use migrt_proto::{EntryId, Epoch, TaskId};
 
 use super::header::Header;
+use super::promise::SlotPromise;
 use super::record::{Body, TaskRef};
 use super::safepoint;
 use crate::exec::worker::Worker;
@@ -18,10 +19,12 @@ use crate::migrate::remains::Base;
 const NOWHERE: u32 = u32::MAX;
 
 /// A call that was not started yet.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) entry: EntryId,
     pub(crate) args: Vec<u8>,
+    /// Of its task slot; ends when the call is dropped, which is when it has started.
+    pub(crate) _promise: SlotPromise,
 }
 
 /// A task's last move from here.

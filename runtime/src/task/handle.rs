@@ -156,6 +156,9 @@ impl<R: Output> JoinHandle<R> {
             Some(Outcome::Panicked { message }) => Err(JoinError::Panicked { message }),
             Some(Outcome::Cancelled) => Err(JoinError::Cancelled),
             Some(Outcome::Lost { node }) => Err(JoinError::Lost { node }),
+            Some(Outcome::NotStarted { reason: Refusal::OutOfSlots { slot_len } }) => {
+                Err(JoinError::no_slot(slot_len as usize))
+            }
             Some(Outcome::NotStarted { reason }) => {
                 Err(JoinError::NotStarted { reason: reason.to_string() })
             }

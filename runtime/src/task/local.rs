@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::coro::{Coro, TaskYielder};
 use super::parent::ParentPin;
+use super::promise::SlotPromise;
 use super::record::{Body, Record, TaskRef};
 use super::stack::Stack;
 use crate::error::JoinError;
@@ -58,6 +59,8 @@ pub(crate) struct LocalBody {
     pub(crate) yielder: Cell<*const TaskYielder>,
     /// The size class its stack comes from.
     pub(crate) stack_class: migrt_iso::SlotClass,
+    /// Of a stack, until it has one.
+    promise: Cell<Option<SlotPromise>>,
     /// The mobile task that started it, which stays put until this one ends.
     parent: Cell<Option<ParentPin>>,
 }
@@ -133,6 +136,7 @@ impl LocalBody {
         closure: F,
         stack_class: migrt_iso::SlotClass,
         parent: Option<ParentPin>,
+        promise: Option<SlotPromise>,
     ) -> LocalBody
     where
         F: FnOnce() -> T + Send + 'static,
@@ -155,6 +159,7 @@ impl LocalBody {
             stack: Cell::new(None),
             yielder: Cell::new(std::ptr::null()),
             stack_class,
+            promise: Cell::new(promise),
             parent: Cell::new(parent),
         };
         // SAFETY: a new payload holds nothing.
@@ -167,6 +172,7 @@ impl LocalBody {
         let stack = worker
             .take_stack(self.stack_class)
             .ok_or_else(|| JoinError::no_slot(self.stack_class.slot_len()))?;
+        drop(self.promise.take());
         // Relaxed: wakers read it after the park of this first run, which releases it.
         self.worker.store(worker.index() as u32, Ordering::Relaxed);
         let bounds = stack.bounds();
@@ -190,6 +196,11 @@ impl LocalBody {
     /// `Result<T, JoinError>` cannot be written without it, so the error is kept beside.
     pub(crate) fn started(&self) -> bool {
         self.worker.load(Ordering::Relaxed) != NO_WORKER
+    }
+
+    /// It will not run: its parent may move.
+    pub(crate) fn never_start(&self) {
+        drop(self.parent.take());
     }
 
     /// The task has returned: its stack goes back, its parent may move again.
@@ -240,10 +251,11 @@ pub(crate) fn new_task<F, T>(
     closure: F,
     stack_class: migrt_iso::SlotClass,
     parent: Option<ParentPin>,
+    promise: Option<SlotPromise>,
 ) -> TaskRef
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    TaskRef::new(worker, Body::Local(LocalBody::new(closure, stack_class, parent)))
+    TaskRef::new(worker, Body::Local(LocalBody::new(closure, stack_class, parent, promise)))
 }

@@ -65,10 +65,18 @@ impl WorkerPart {
         Some(taken.slot)
     }
 
+    /// Slots are few: gives the node those that are kept.
+    pub(crate) fn clear_slots(&self) {
+        self.slots.borrow_mut().drain(..).for_each(|slot| pool::global().give_clean(slot));
+    }
+
     /// A slot whose task has ended, its guard in place.
     pub(crate) fn keep_slot(&self, slot: SlotId) {
         let mut slots = self.slots.borrow_mut();
-        if slot.class() == TASK_CLASS && slots.len() < SLOTS_KEPT {
+        if slot.class() == TASK_CLASS
+            && slots.len() < SLOTS_KEPT
+            && !pool::global().is_scarce(TASK_CLASS)
+        {
             slots.push(slot);
         } else {
             drop(slots);
@@ -85,9 +93,7 @@ pub(crate) fn install_guard(slot: SlotId) -> bool {
 
 impl Drop for WorkerPart {
     fn drop(&mut self) {
-        for slot in self.slots.get_mut().drain(..) {
-            pool::global().give_clean(slot);
-        }
+        self.clear_slots();
     }
 }
 

@@ -324,3 +324,37 @@ proptest! {
         check_against_model(&ops);
     }
 }
+
+#[test]
+fn as_many_slots_are_promised_as_can_be_taken() {
+    Region::reserve().unwrap();
+    let pool = SlotPool::new();
+    // Some of these are never handed out.
+    pool.grant(SlotClass::TASK, 14 * PART, 300);
+    let promised = (0..400).filter(|_| pool.promise(SlotClass::TASK)).count();
+    assert!(pool.is_scarce(SlotClass::TASK));
+    let taken = (0..promised).filter(|_| pool.take(SlotClass::TASK).is_some()).count();
+    assert_eq!(taken, promised);
+    assert_eq!(pool.take(SlotClass::TASK), None, "the last one was promised too");
+    (0..promised).for_each(|_| pool.redeem(SlotClass::TASK));
+    assert!(!pool.promise(SlotClass::TASK));
+}
+
+#[test]
+fn two_who_ask_for_the_last_slot_do_not_both_get_it_nor_neither() {
+    Region::reserve().unwrap();
+    for round in 0..200 {
+        let pool = SlotPool::new();
+        pool.grant(SlotClass::TASK, 15 * PART + 32 + round, 1);
+        let start = std::sync::Barrier::new(2);
+        let ask = || {
+            start.wait();
+            u32::from(pool.promise(SlotClass::TASK))
+        };
+        let both = std::thread::scope(|scope| {
+            let other = scope.spawn(ask);
+            ask() + other.join().unwrap()
+        });
+        assert_eq!(both, 1);
+    }
+}

@@ -354,7 +354,9 @@ pub enum Refusal {
         #[serde(with = "text")]
         why: String,
     },
-    /// The driver refuses, in its words: no slot left, a slot in use, an entry that is not there.
+    /// No slot is left for the task.
+    OutOfSlots { slot_len: u64 },
+    /// The driver refuses, in its words: a slot in use, an entry that is not there.
     Other {
         #[serde(with = "text")]
         why: String,
@@ -381,6 +383,12 @@ impl fmt::Display for Refusal {
             Refusal::Stale => write!(out, "a newer residence of the task is known"),
             Refusal::Pinned { what } => write!(out, "the task is pinned: {what}"),
             Refusal::ShipFailed { why } => write!(out, "shipping failed: {why}"),
+            Refusal::OutOfSlots { slot_len } => write!(
+                out,
+                "the node has no free slot of {} KiB left for its stack and heap; let tasks end \
+                 before spawning more, or start more nodes",
+                slot_len >> 10
+            ),
             Refusal::Other { why } => write!(out, "{why}"),
         }
     }
