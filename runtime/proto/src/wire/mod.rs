@@ -6,7 +6,7 @@
 
 mod frame;
 mod hello;
-mod limits;
+pub(crate) mod limits;
 mod ship;
 
 pub use frame::{
