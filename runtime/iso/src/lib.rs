@@ -28,6 +28,9 @@ pub mod page;
 #[allow(unsafe_code, reason = "protects pages, and finds out what the kernel offers")]
 pub mod track;
 
+#[allow(unsafe_code, reason = "fills pages that are missing, and finds out what the kernel offers")]
+pub mod missing;
+
 #[allow(unsafe_code, reason = "the heap of a task is raw memory")]
 pub mod arena;
 
@@ -35,6 +38,7 @@ pub mod arena;
 mod sys;
 
 mod error;
+mod fault;
 
 pub use error::KernelError;
 pub use page::PAGE_LEN;

@@ -14,6 +14,8 @@ pub(crate) const EINTR: Errno = errno::EINTR as Errno;
 pub(crate) const ENOENT: Errno = errno::ENOENT as Errno;
 pub(crate) const ENOMEM: Errno = errno::ENOMEM as Errno;
 pub(crate) const ENOSYS: Errno = errno::ENOSYS as Errno;
+pub(crate) const EBUSY: Errno = errno::EBUSY as Errno;
+pub(crate) const ENOSPC: Errno = errno::ENOSPC as Errno;
 pub(crate) const EPERM: Errno = errno::EPERM as Errno;
 
 /// One system call.

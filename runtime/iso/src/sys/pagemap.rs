@@ -93,7 +93,7 @@ pub(crate) fn present_runs(range: Range<usize>, found: &mut dyn FnMut(Range<usiz
                 );
             }
         }
-        Way::Read { fd } => read_all(fd, range, &mut joined),
+        Way::Read { fd } => read_all(fd, range, |word| word & GUARD == 0, &mut joined),
         Way::Blind => joined.add(range),
     }
     joined.flush();
@@ -116,6 +116,26 @@ pub(crate) fn written_runs(
     let done = scan_all(fd, range, Question::written(knows_guard, rearm), &mut joined);
     joined.flush();
     done
+}
+
+/// Calls `found` for each run of guards by madvise in `range`, in rising order. None where they are
+/// not seen: they are made by protection there.
+pub(crate) fn guard_runs(range: Range<usize>, found: &mut dyn FnMut(Range<usize>)) {
+    let mut joined = Joined { pending: 0..0, found };
+    match way() {
+        Way::Scan { fd, knows_guard: true } => {
+            let done = scan_all(fd, range.clone(), Question::GUARDS, &mut joined);
+            if let Err(errno) = done {
+                panic!(
+                    "PAGEMAP_SCAN of {:#x}..{:#x} failed: error {errno}",
+                    range.start, range.end
+                );
+            }
+        }
+        Way::Scan { .. } | Way::Blind => {}
+        Way::Read { fd } => read_all(fd, range, |word| word & GUARD != 0, &mut joined),
+    }
+    joined.flush();
 }
 
 /// Joins runs that touch each other, so that a full answer buffer does not cut a run in two.
@@ -153,6 +173,8 @@ struct Question {
 }
 
 impl Question {
+    const GUARDS: Question = Question { flags: 0, all: k::PAGE_IS_GUARD, none: 0 };
+
     const fn present(knows_guard: bool) -> Question {
         let none = k::PAGE_IS_PFNZERO | if knows_guard { k::PAGE_IS_GUARD } else { 0 };
         Question { flags: 0, all: 0, none }
@@ -200,7 +222,7 @@ fn scan(
     question: Question,
     vec: &mut [k::page_region],
 ) -> Result<(usize, usize), Errno> {
-    // Of pages that hold memory, wherever it is.
+    // Of pages that hold memory, wherever it is; guards count as swapped.
     let there = u64::from(k::PAGE_IS_PRESENT | k::PAGE_IS_SWAPPED);
     let mut arg = k::pm_scan_arg {
         size: size_of::<k::pm_scan_arg>() as u64,
@@ -232,7 +254,8 @@ const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const GUARD: u64 = 1 << 58;
 
-fn read_all(fd: usize, range: Range<usize>, joined: &mut Joined<'_>) {
+/// Of the pages that hold memory (which guards seem to), those whose word is `wanted`.
+fn read_all(fd: usize, range: Range<usize>, wanted: impl Fn(u64) -> bool, joined: &mut Joined<'_>) {
     let mut words = [0u64; 512];
     let mut at = range.start;
     while at < range.end {
@@ -246,7 +269,7 @@ fn read_all(fd: usize, range: Range<usize>, joined: &mut Joined<'_>) {
             answer => panic!("reading the page map at {at:#x} failed: {answer:?}"),
         };
         for word in &words[..got] {
-            if word & (PRESENT | SWAPPED) != 0 && word & GUARD == 0 {
+            if word & (PRESENT | SWAPPED | GUARD) != 0 && wanted(*word) {
                 joined.add(at..at + PAGE_LEN);
             }
             at += PAGE_LEN;
@@ -282,7 +305,7 @@ mod tests {
         joined.flush();
         let mut found = |run: Range<usize>| read.push(run);
         let mut joined = Joined { pending: 0..0, found: &mut found };
-        read_all(fd, base..base + len, &mut joined);
+        read_all(fd, base..base + len, |word| word & GUARD == 0, &mut joined);
         joined.flush();
         assert_eq!(scanned, read);
         assert_eq!(scanned[0], base..base + 3 * PAGE_LEN);

@@ -73,6 +73,22 @@ impl Userfault {
         Ok(own)
     }
 
+    /// Whether the kernel would give this process a descriptor that serves the faults of system calls
+    /// too, by the call or by the device.
+    pub(crate) fn may_serve_kernel() -> bool {
+        let flags = k::O_CLOEXEC as usize;
+        // SAFETY: makes a descriptor and touches no memory.
+        let by_call = unsafe { syscall(k::__NR_userfaultfd, [flags, 0, 0, 0, 0, 0]) };
+        let opened = by_call.or_else(|_| {
+            let args = [k::AT_FDCWD as isize as usize, c"/dev/userfaultfd".as_ptr() as usize];
+            let flags = (k::O_RDWR | k::O_CLOEXEC) as usize;
+            // SAFETY: the path is a C string of static life.
+            unsafe { syscall(k::__NR_openat, [args[0], args[1], flags, 0, 0, 0]) }
+        });
+        // Closes what was opened.
+        opened.map(|fd| Userfault { fd, features: 0 }).is_ok()
+    }
+
     /// Whether the descriptor has all these features.
     pub(crate) fn has(&self, features: u32) -> bool {
         self.features & u64::from(features) == u64::from(features)
@@ -150,13 +166,12 @@ impl Userfault {
         from: usize,
         len: usize,
     ) -> (usize, Result<(), Errno>) {
-        // A hole in the source is a page of zeros that was never touched.
-        const ALLOW_SRC_HOLES: u64 = 2;
         let mut arg = k::uffdio_move {
             dst: to as u64,
             src: from as u64,
             len: len as u64,
-            mode: ALLOW_SRC_HOLES,
+            // Holes are refused: allowed, they would leave their pages missing without a word.
+            mode: 0,
             move_: 0,
         };
         // SAFETY: the struct of this call; the source is given up by the caller's promise.

@@ -7,9 +7,7 @@
 //! memory). Where mappings run out even so, a range opens in full and is dirty in full.
 //!
 //! The race: a thread faults, and before its handler runs the block is opened by another one, or the
-//! watch ends. Its access is fine by then, so it has to be retried, and must not be taken for an
-//! invalid one; while a touch of a guard in the same place must not be retried for ever. Faults of
-//! that kind are therefore answered by a retry up to [`RETRIES_MAX`] times in a row at one address.
+//! watch ends. Such an access is tried again by the rules of [`fault`](crate::fault).
 //!
 //! All state lies behind one spin lock, since the handler may run anywhere. Nothing that holds it
 //! touches watched memory, allocates, or can be left by a panic.
@@ -22,6 +20,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::OnceLock;
 
 use crate::error::KernelError;
+use crate::fault::Late;
 use crate::page::{self, PAGE_LEN, PageRun};
 use crate::sys;
 
@@ -29,10 +28,6 @@ use crate::sys;
 const BLOCKS_MAX: usize = 4096;
 /// Most ranges watched at a time.
 const WATCHES_MAX: usize = 1024;
-/// How many ranges whose watch has ended are remembered.
-const ENDED_MAX: usize = 64;
-/// How often in a row a fault at one address that finds all in order is answered by a retry.
-const RETRIES_MAX: u32 = 1000;
 
 const WORDS: usize = BLOCKS_MAX / 64;
 
@@ -52,11 +47,6 @@ struct State {
     /// The first `watch_count` are in use.
     watches: [Watch; WATCHES_MAX],
     watch_count: usize,
-    /// A ring; `ended_next` is the oldest.
-    ended: [(usize, usize); ENDED_MAX],
-    ended_next: usize,
-    retry_addr: usize,
-    retries: u32,
 }
 
 #[derive(Debug)]
@@ -87,6 +77,7 @@ pub(crate) fn before_permit(addr: usize, len: usize) {
     }
 }
 
+static LATE: Late = Late::new();
 static PROTECT: OnceLock<Result<Protect, i32>> = OnceLock::new();
 
 impl Protect {
@@ -153,8 +144,7 @@ impl Protect {
             watches[at].open_all()?;
             state.watch_count -= 1;
             state.watches.swap(at, state.watch_count);
-            state.ended[state.ended_next] = (addr, len);
-            state.ended_next = (state.ended_next + 1) % ENDED_MAX;
+            LATE.ended(addr, len);
             Ok(())
         })
     }
@@ -210,20 +200,10 @@ impl State {
     }
 
     fn on_fault(&mut self, addr: usize) -> bool {
-        if let Some(watch) = self.find(addr) {
-            let block = watch.block_of(addr);
-            if !watch.is_open(block) {
-                return watch.open(block);
-            }
-        } else if !self.ended.iter().any(|(start, len)| addr.wrapping_sub(*start) < *len) {
-            return false;
-        }
-        // Opened by somebody else meanwhile, or no fault of ours.
-        if self.retry_addr != addr {
-            (self.retry_addr, self.retries) = (addr, 0);
-        }
-        self.retries += 1;
-        self.retries <= RETRIES_MAX
+        let Some(watch) = self.find(addr) else { return LATE.is_late(addr) };
+        let block = watch.block_of(addr);
+        // Else opened by somebody meanwhile, or no fault of ours.
+        if watch.is_open(block) { LATE.try_again(addr) } else { watch.open(block) }
     }
 }
 

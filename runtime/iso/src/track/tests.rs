@@ -405,7 +405,7 @@ fn faults_that_are_not_writes_to_watched_pages_are_nobody_s() {
     assert!(!on_fault(pages.base, false));
     assert!(on_fault(pages.base, true));
     // Late, or a guard: retried, but not for ever.
-    for _ in 0..1000 {
+    for _ in 0..crate::fault::TRIES_MAX {
         assert!(on_fault(pages.base, true));
     }
     assert!(!on_fault(pages.base, true));
