@@ -14,7 +14,7 @@ use crate::{
     chaos::Trouble,
     check::{Checker, Violation},
     net::{ConnId, Net},
-    process::{Local, Process},
+    process::{Arrival, Local, Plan, Process},
     rng::Rng,
 };
 
@@ -33,6 +33,14 @@ pub struct Report {
     pub lost: u64,
     /// Processes that crashed or were fenced.
     pub deaths: u64,
+    /// Rounds of pre-copies that were sent.
+    pub rounds: u64,
+    /// Moves that failed when rounds had been sent.
+    pub called_off: u64,
+    /// Lazy moves that were committed and served.
+    pub lazy: u64,
+    /// Tasks that ended since their pages were gone.
+    pub pages_lost: u64,
     /// Events played.
     pub events: u64,
 }
@@ -55,6 +63,22 @@ pub(crate) enum Event {
     Control { conn: ConnId, from: Place, to: Place, bytes: Vec<u8> },
     Ship { conn: ConnId, from: Place, to: Place, header: ShipHeader, local: Local },
     ShipFailed { at: Place, task: TaskId, epoch: Epoch },
+    /// The driver of a pre-copy sends a round, or freezes when none is left.
+    Round { at: Place, task: TaskId, epoch: Epoch, left: u32 },
+    /// The first round arrives.
+    Rounds { conn: ConnId, from: Place, to: Place, task: TaskId, epoch: Epoch, local: Local },
+    /// What was left after the rounds arrives.
+    Rest { conn: ConnId, from: Place, to: Place, task: TaskId, epoch: Epoch, local: Local },
+    /// A stream of rounds ends before its time.
+    Broken { at: Place, task: TaskId, epoch: Epoch },
+    /// The target of a lazy move asks for a page, or has all.
+    Fetch { at: Place, task: TaskId, epoch: Epoch },
+    Request { conn: ConnId, from: Place, to: Place, task: TaskId, epoch: Epoch, page: u8 },
+    Page { conn: ConnId, from: Place, to: Place, task: TaskId, epoch: Epoch, page: u8 },
+    /// The source of a lazy move sends a page that nobody asked for.
+    Push { at: Place, task: TaskId, epoch: Epoch },
+    /// The driver has found that pages are gone.
+    Lost { at: Place, task: TaskId, epoch: Epoch },
     Wake { at: Place },
     Run { at: Place },
     Freeze { at: Place, task: TaskId },
@@ -184,6 +208,10 @@ impl World {
     fn event(&mut self, event: Event) {
         let at = match &event {
             Event::Control { to, .. } | Event::Ship { to, .. } => *to,
+            Event::Rounds { to, .. } | Event::Rest { to, .. } => *to,
+            Event::Request { to, .. } | Event::Page { to, .. } => *to,
+            Event::Round { at, .. } | Event::Broken { at, .. } | Event::Fetch { at, .. } => *at,
+            Event::Push { at, .. } | Event::Lost { at, .. } => *at,
             Event::ShipFailed { at, .. } | Event::Wake { at } | Event::Run { at } => *at,
             Event::Freeze { at, .. } | Event::Install { at, .. } => *at,
             Event::Down { at, .. } | Event::Up { at, .. } => *at,
@@ -209,7 +237,7 @@ impl World {
             Event::Ship { conn, from, to, header, local } => {
                 if self.net.is_current(from.node, to.node, conn) {
                     self.link_up(at, from.node, conn);
-                    self.ship_arrives(at, from.node, &header, local);
+                    self.ship_arrives(at, from.node, conn, &header, local);
                 } else if self.rng.chance(50) {
                     self.at(
                         1_000,
@@ -220,6 +248,34 @@ impl World {
             Event::ShipFailed { task, epoch, .. } => {
                 process.core.ship_failed(time, task, epoch, "broken link")
             }
+            Event::Round { task, epoch, left, .. } => self.round(at, task, epoch, left),
+            Event::Rounds { conn, from, to, task, epoch, local } => {
+                if self.net.is_current(from.node, to.node, conn) {
+                    self.link_up(at, from.node, conn);
+                    self.rounds_arrive(at, from.node, conn, (task, epoch), local);
+                }
+            }
+            Event::Rest { conn, from, to, task, epoch, local } => {
+                if self.net.is_current(from.node, to.node, conn) {
+                    self.rest_arrives(at, task, epoch, local);
+                } else if self.rng.chance(50) {
+                    self.at(1_000, Event::ShipFailed { at: from, task, epoch });
+                }
+            }
+            Event::Broken { task, epoch, .. } => self.arrival_breaks(at, task, epoch),
+            Event::Fetch { task, epoch, .. } => self.fetch(at, task, epoch),
+            Event::Request { conn, from, to, task, epoch, page } => {
+                if self.net.is_current(from.node, to.node, conn) {
+                    self.page_wanted(at, from, conn, (task, epoch), page);
+                }
+            }
+            Event::Page { conn, from, to, task, epoch, page } => {
+                if self.net.is_current(from.node, to.node, conn) {
+                    self.page_arrives(at, task, epoch, page);
+                }
+            }
+            Event::Push { task, epoch, .. } => self.push(at, task, epoch),
+            Event::Lost { task, epoch, .. } => self.pages_lost(at, task, epoch),
             Event::Wake { .. } => {
                 process.wake_at = u64::MAX;
                 process.core.tick(time);
@@ -232,6 +288,7 @@ impl World {
                     process.linked.remove(&from);
                     process.core.peer_down(time, from);
                 }
+                self.streams_break(at, conn);
             }
             Event::Up { from, conn, .. } => {
                 if self.net.is_current(at.node, from, conn) {
@@ -241,6 +298,7 @@ impl World {
             Event::Exited { .. } | Event::Trouble(_) => unreachable!("dealt with above"),
         }
         self.carry_out(at);
+        self.checker.steady(now, &self.processes, at);
     }
 
     /// The process at `at` learns of a link, and first that the one before is gone.
@@ -271,7 +329,10 @@ impl World {
             let runnable: Vec<TaskId> = process
                 .tasks
                 .iter()
-                .filter(|(_, local)| local.is_runnable())
+                // A task that touches a missing page waits for it.
+                .filter(|(_, local)| {
+                    local.is_runnable() && (local.missing == 0 || rng.chance(60))
+                })
                 .map(|(task, _)| *task)
                 .collect();
             for task in runnable.into_iter().filter(|_| rng.chance(70)) {
@@ -304,10 +365,11 @@ impl World {
         process.tasks.remove(&task);
         process.free_slot(task, &local);
         process.core.ended(Micros(now), task, outcome);
+        self.stream_ends(task, local.plan);
         self.carry_out(at);
     }
 
-    fn freeze(&mut self, at: Place, task: TaskId) {
+    pub(crate) fn freeze(&mut self, at: Place, task: TaskId) {
         let now = Micros(self.now);
         let (fails, races) = (self.rng.chance(5), self.rng.chance(50));
         let process = self.process(at).expect("checked");
@@ -316,19 +378,35 @@ impl World {
         };
         if local.freezing && fails {
             local.freezing = false;
-            return process.core.freeze_failed(
-                now,
-                task,
-                Refusal::Pinned { what: "a file".into() },
-            );
+            let plan = local.plan.take();
+            let why = Refusal::Pinned { what: "a file".into() };
+            process.core.freeze_failed(now, task, why);
+            return self.stream_ends(task, plan);
+        }
+        if local.source.is_some() {
+            // Rule 13: not before it is whole.
+            if local.freezing {
+                self.at(5_000, Event::Freeze { at, task });
+            }
+            return;
         }
         if local.freezing || races {
             (local.freezing, local.frozen) = (false, true);
-            process.core.frozen(now, task);
+            match local.plan {
+                Some(Plan { lazy: true, .. }) => process.core.frozen_lazily(now, task),
+                _ => process.core.frozen(now, task),
+            }
         }
     }
 
-    fn ship_arrives(&mut self, at: Place, from: NodeId, header: &ShipHeader, local: Local) {
+    fn ship_arrives(
+        &mut self,
+        at: Place,
+        from: NodeId,
+        conn: ConnId,
+        header: &ShipHeader,
+        local: Local,
+    ) {
         let now = Micros(self.now);
         let Some(process) = self.process(at) else { return };
         if process.core.ship_arriving(now, from, header).is_err() {
@@ -337,19 +415,21 @@ impl World {
         self.carry_out(at);
         let delay = self.rng.range(100, 20_000);
         if let Some(process) = self.process(at) {
-            process.arriving.insert(header.task, local);
+            let arrival = Arrival { local, conn, is_written: false, is_ready: false };
+            process.arriving.insert(header.task, arrival);
             self.at(delay, Event::Install { at, task: header.task, epoch: header.epoch });
         }
     }
 
     fn install(&mut self, at: Place, task: TaskId, epoch: Epoch) {
         let now = Micros(self.now);
-        let fails = self.rng.chance(4);
+        let (fails, early) = (self.rng.chance(4), self.rng.chance(30));
         let process = self.process(at).expect("checked");
-        let Some(local) = process.arriving.get(&task).filter(|local| local.epoch == epoch) else {
-            return;
-        };
-        if fails || process.is_slot_taken(task, local.slot) {
+        let is_it = |arrival: &&Arrival| arrival.local.epoch == epoch && !arrival.is_ready;
+        let Some(arrival) = process.arriving.get(&task).filter(is_it) else { return };
+        let (slot, lacks) = (arrival.local.slot, arrival.local.missing != 0);
+        let lazy = arrival.local.source.is_some();
+        if fails || (!arrival.is_written && process.is_slot_taken(task, slot)) {
             process.arriving.remove(&task);
             process.core.install_failed(
                 now,
@@ -358,7 +438,13 @@ impl World {
                 Refusal::Other { why: "slot in use".into() },
             );
         } else {
+            let arrival = process.arriving.get_mut(&task).expect("just seen");
+            (arrival.is_written, arrival.is_ready) = (true, true);
             process.core.installed(now, task, epoch);
+            if lazy && !lacks && early {
+                arrival.local.source = None;
+                process.core.whole(now, task, epoch);
+            }
         }
     }
 
