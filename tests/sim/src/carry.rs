@@ -7,8 +7,9 @@ use migrt_proto::{
 
 use crate::{
     chaos::Trouble,
+    event::Event,
     process::{Local, Plan},
-    world::{Event, World},
+    world::World,
 };
 
 impl World {

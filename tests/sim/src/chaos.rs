@@ -8,7 +8,7 @@ use migrt_proto::{
     wire::{Ask, Strategy},
 };
 
-use crate::world::{Event, World};
+use crate::{event::Event, world::World};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Trouble {

@@ -92,7 +92,8 @@ impl Checker {
             if process.place() == place
                 && let Some((other, _)) = process.serving.iter().find(|(_, s)| s.1.slot == slot)
             {
-                let text = format!("{task} uses slot {slot} at {place}, which serves {other} there");
+                let text =
+                    format!("{task} uses slot {slot} at {place}, which serves {other} there");
                 self.fail(now, "I3", text);
             }
             for (other, local) in &process.tasks {
@@ -114,7 +115,8 @@ impl Checker {
         let Some(process) = here.filter(|process| process.place() == place) else { return };
         for (task, local) in &process.tasks {
             if local.frozen != process.core.is_frozen(*task) {
-                let text = format!("{task} is frozen at {place}, or runs, against the core: {local:?}");
+                let text =
+                    format!("{task} is frozen at {place}, or runs, against the core: {local:?}");
                 self.fail(now, "I11", text);
             }
         }
@@ -180,7 +182,8 @@ impl Checker {
         if let Outcome::Lost { node, missing_pages: pages @ 1.. } = outcome
             && self.pages_lost.get(&task) != Some(&(*node, *pages))
         {
-            let text = format!("{task} was lost for {:?}, not {outcome:?}", self.pages_lost.get(&task));
+            let text =
+                format!("{task} was lost for {:?}, not {outcome:?}", self.pages_lost.get(&task));
             return self.fail(now, "I2", text);
         }
         if let Outcome::Lost { node, .. } = outcome
@@ -223,10 +226,7 @@ impl Checker {
             );
         }
         let backlog = process.core.backlog();
-        if backlog != (0, 0, 0)
-            || !process.arriving.is_empty()
-            || !process.serving.is_empty()
-        {
+        if backlog != (0, 0, 0) || !process.arriving.is_empty() || !process.serving.is_empty() {
             let text = format!(
                 "{} still remembers {backlog:?}, arriving {:?}, serving {:?}",
                 process.place(),

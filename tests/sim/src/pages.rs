@@ -5,11 +5,7 @@
 
 use migrt_proto::{Epoch, Micros, Place, TaskId};
 
-use crate::{
-    net::ConnId,
-    process::Local,
-    world::{Event, World},
-};
+use crate::{event::Event, net::ConnId, process::Local, world::World};
 
 impl World {
     /// The task at `at`, if it is (still) the one that came in `epoch` and lacks pages.

@@ -11,9 +11,10 @@ use migrt_proto::{
 
 use crate::{
     chaos::Trouble,
+    event::Event,
     net::ConnId,
     process::{Arrival, Local, Plan},
-    world::{Event, World},
+    world::World,
 };
 
 impl World {

@@ -1,20 +1,17 @@
-//! The loop: takes the earliest event, lets one process deal with it, carries out what its core decided.
+//! The loop: takes the earliest event and lets it happen (`event`), until the end.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap},
 };
 
-use migrt_proto::{
-    Epoch, Fault, Incarnation, Micros, NodeId, Place, TaskId,
-    wire::{Outcome, Refusal, ShipHeader},
-};
+use migrt_proto::{Fault, Incarnation, Micros, NodeId, Place, TaskId, wire::Outcome};
 
 use crate::{
-    chaos::Trouble,
     check::{Checker, Violation},
+    event::Event,
     net::{ConnId, Net},
-    process::{Arrival, Local, Plan, Process},
+    process::Process,
     rng::Rng,
 };
 
@@ -56,37 +53,6 @@ pub fn run(seed: u64, fault: Fault) -> Result<Report, Violation> {
         Some(violation) => Err(violation),
         None => Ok(world.report),
     }
-}
-
-#[derive(Debug)]
-pub(crate) enum Event {
-    Control { conn: ConnId, from: Place, to: Place, bytes: Vec<u8> },
-    Ship { conn: ConnId, from: Place, to: Place, header: ShipHeader, local: Local },
-    ShipFailed { at: Place, task: TaskId, epoch: Epoch },
-    /// The driver of a pre-copy sends a round, or freezes when none is left.
-    Round { at: Place, task: TaskId, epoch: Epoch, left: u32 },
-    /// The first round arrives.
-    Rounds { conn: ConnId, from: Place, to: Place, task: TaskId, epoch: Epoch, local: Local },
-    /// What was left after the rounds arrives.
-    Rest { conn: ConnId, from: Place, to: Place, task: TaskId, epoch: Epoch, local: Local },
-    /// A stream of rounds ends before its time.
-    Broken { at: Place, task: TaskId, epoch: Epoch },
-    /// The target of a lazy move asks for a page, or has all.
-    Fetch { at: Place, task: TaskId, epoch: Epoch },
-    Request { conn: ConnId, from: Place, to: Place, task: TaskId, epoch: Epoch, page: u8 },
-    Page { conn: ConnId, from: Place, to: Place, task: TaskId, epoch: Epoch, page: u8 },
-    /// The source of a lazy move sends a page that nobody asked for.
-    Push { at: Place, task: TaskId, epoch: Epoch },
-    /// The driver has found that pages are gone.
-    Lost { at: Place, task: TaskId, epoch: Epoch },
-    Wake { at: Place },
-    Run { at: Place },
-    Freeze { at: Place, task: TaskId },
-    Install { at: Place, task: TaskId, epoch: Epoch },
-    Down { at: Place, from: NodeId, conn: ConnId },
-    Up { at: Place, from: NodeId, conn: ConnId },
-    Exited { place: Place },
-    Trouble(Trouble),
 }
 
 #[derive(Debug)]
@@ -205,104 +171,8 @@ impl World {
         }
     }
 
-    fn event(&mut self, event: Event) {
-        let at = match &event {
-            Event::Control { to, .. } | Event::Ship { to, .. } => *to,
-            Event::Rounds { to, .. } | Event::Rest { to, .. } => *to,
-            Event::Request { to, .. } | Event::Page { to, .. } => *to,
-            Event::Round { at, .. } | Event::Broken { at, .. } | Event::Fetch { at, .. } => *at,
-            Event::Push { at, .. } | Event::Lost { at, .. } => *at,
-            Event::ShipFailed { at, .. } | Event::Wake { at } | Event::Run { at } => *at,
-            Event::Freeze { at, .. } | Event::Install { at, .. } => *at,
-            Event::Down { at, .. } | Event::Up { at, .. } => *at,
-            Event::Exited { place } => return self.exited(*place),
-            Event::Trouble(trouble) => return self.trouble(*trouble),
-        };
-        let now = self.now;
-        let Some(process) = self.process(at) else { return };
-        if process.paused_until > now {
-            let delay = process.paused_until - now;
-            return self.at(delay, event);
-        }
-        let time = Micros(now);
-        match event {
-            Event::Control { conn, from, to, bytes } => {
-                if self.net.is_current(from.node, to.node, conn) {
-                    self.link_up(at, from.node, conn);
-                    if let Some(process) = self.process(at) {
-                        process.core.receive(time, from.node, &bytes).expect("a sound frame");
-                    }
-                }
-            }
-            Event::Ship { conn, from, to, header, local } => {
-                if self.net.is_current(from.node, to.node, conn) {
-                    self.link_up(at, from.node, conn);
-                    self.ship_arrives(at, from.node, conn, &header, local);
-                } else if self.rng.chance(50) {
-                    self.at(
-                        1_000,
-                        Event::ShipFailed { at: from, task: header.task, epoch: header.epoch },
-                    );
-                }
-            }
-            Event::ShipFailed { task, epoch, .. } => {
-                process.core.ship_failed(time, task, epoch, "broken link")
-            }
-            Event::Round { task, epoch, left, .. } => self.round(at, task, epoch, left),
-            Event::Rounds { conn, from, to, task, epoch, local } => {
-                if self.net.is_current(from.node, to.node, conn) {
-                    self.link_up(at, from.node, conn);
-                    self.rounds_arrive(at, from.node, conn, (task, epoch), local);
-                }
-            }
-            Event::Rest { conn, from, to, task, epoch, local } => {
-                if self.net.is_current(from.node, to.node, conn) {
-                    self.rest_arrives(at, task, epoch, local);
-                } else if self.rng.chance(50) {
-                    self.at(1_000, Event::ShipFailed { at: from, task, epoch });
-                }
-            }
-            Event::Broken { task, epoch, .. } => self.arrival_breaks(at, task, epoch),
-            Event::Fetch { task, epoch, .. } => self.fetch(at, task, epoch),
-            Event::Request { conn, from, to, task, epoch, page } => {
-                if self.net.is_current(from.node, to.node, conn) {
-                    self.page_wanted(at, from, conn, (task, epoch), page);
-                }
-            }
-            Event::Page { conn, from, to, task, epoch, page } => {
-                if self.net.is_current(from.node, to.node, conn) {
-                    self.page_arrives(at, task, epoch, page);
-                }
-            }
-            Event::Push { task, epoch, .. } => self.push(at, task, epoch),
-            Event::Lost { task, epoch, .. } => self.pages_lost(at, task, epoch),
-            Event::Wake { .. } => {
-                process.wake_at = u64::MAX;
-                process.core.tick(time);
-            }
-            Event::Run { .. } => self.run_tasks(at),
-            Event::Freeze { task, .. } => self.freeze(at, task),
-            Event::Install { task, epoch, .. } => self.install(at, task, epoch),
-            Event::Down { from, conn, .. } => {
-                if process.linked.get(&from) == Some(&conn) {
-                    process.linked.remove(&from);
-                    process.core.peer_down(time, from);
-                }
-                self.streams_break(at, conn);
-            }
-            Event::Up { from, conn, .. } => {
-                if self.net.is_current(at.node, from, conn) {
-                    self.link_up(at, from, conn);
-                }
-            }
-            Event::Exited { .. } | Event::Trouble(_) => unreachable!("dealt with above"),
-        }
-        self.carry_out(at);
-        self.checker.steady(now, &self.processes, at);
-    }
-
     /// The process at `at` learns of a link, and first that the one before is gone.
-    fn link_up(&mut self, at: Place, from: NodeId, conn: ConnId) {
+    pub(crate) fn link_up(&mut self, at: Place, from: NodeId, conn: ConnId) {
         let now = Micros(self.now);
         let Some(link) = self.net.conn(at.node, from) else { return };
         let peer = if link.ends.0.node == from { link.ends.0 } else { link.ends.1 };
@@ -320,7 +190,7 @@ impl World {
         }
     }
 
-    fn run_tasks(&mut self, at: Place) {
+    pub(crate) fn run_tasks(&mut self, at: Place) {
         let now = self.now;
         let delay = self.rng.range(2_000, 12_000);
         let mut rng = self.rng.clone();
@@ -330,9 +200,7 @@ impl World {
                 .tasks
                 .iter()
                 // A task that touches a missing page waits for it.
-                .filter(|(_, local)| {
-                    local.is_runnable() && (local.missing == 0 || rng.chance(60))
-                })
+                .filter(|(_, local)| local.is_runnable() && (local.missing == 0 || rng.chance(60)))
                 .map(|(task, _)| *task)
                 .collect();
             for task in runnable.into_iter().filter(|_| rng.chance(70)) {
@@ -369,86 +237,7 @@ impl World {
         self.carry_out(at);
     }
 
-    pub(crate) fn freeze(&mut self, at: Place, task: TaskId) {
-        let now = Micros(self.now);
-        let (fails, races) = (self.rng.chance(5), self.rng.chance(50));
-        let process = self.process(at).expect("checked");
-        let Some(local) = process.tasks.get_mut(&task).filter(|local| !local.frozen) else {
-            return;
-        };
-        if local.freezing && fails {
-            local.freezing = false;
-            let plan = local.plan.take();
-            let why = Refusal::Pinned { what: "a file".into() };
-            process.core.freeze_failed(now, task, why);
-            return self.stream_ends(task, plan);
-        }
-        if local.source.is_some() {
-            // Rule 13: not before it is whole.
-            if local.freezing {
-                self.at(5_000, Event::Freeze { at, task });
-            }
-            return;
-        }
-        if local.freezing || races {
-            (local.freezing, local.frozen) = (false, true);
-            match local.plan {
-                Some(Plan { lazy: true, .. }) => process.core.frozen_lazily(now, task),
-                _ => process.core.frozen(now, task),
-            }
-        }
-    }
-
-    fn ship_arrives(
-        &mut self,
-        at: Place,
-        from: NodeId,
-        conn: ConnId,
-        header: &ShipHeader,
-        local: Local,
-    ) {
-        let now = Micros(self.now);
-        let Some(process) = self.process(at) else { return };
-        if process.core.ship_arriving(now, from, header).is_err() {
-            return;
-        }
-        self.carry_out(at);
-        let delay = self.rng.range(100, 20_000);
-        if let Some(process) = self.process(at) {
-            let arrival = Arrival { local, conn, is_written: false, is_ready: false };
-            process.arriving.insert(header.task, arrival);
-            self.at(delay, Event::Install { at, task: header.task, epoch: header.epoch });
-        }
-    }
-
-    fn install(&mut self, at: Place, task: TaskId, epoch: Epoch) {
-        let now = Micros(self.now);
-        let (fails, early) = (self.rng.chance(4), self.rng.chance(30));
-        let process = self.process(at).expect("checked");
-        let is_it = |arrival: &&Arrival| arrival.local.epoch == epoch && !arrival.is_ready;
-        let Some(arrival) = process.arriving.get(&task).filter(is_it) else { return };
-        let (slot, lacks) = (arrival.local.slot, arrival.local.missing != 0);
-        let lazy = arrival.local.source.is_some();
-        if fails || (!arrival.is_written && process.is_slot_taken(task, slot)) {
-            process.arriving.remove(&task);
-            process.core.install_failed(
-                now,
-                task,
-                epoch,
-                Refusal::Other { why: "slot in use".into() },
-            );
-        } else {
-            let arrival = process.arriving.get_mut(&task).expect("just seen");
-            (arrival.is_written, arrival.is_ready) = (true, true);
-            process.core.installed(now, task, epoch);
-            if lazy && !lacks && early {
-                arrival.local.source = None;
-                process.core.whole(now, task, epoch);
-            }
-        }
-    }
-
-    fn exited(&mut self, place: Place) {
+    pub(crate) fn exited(&mut self, place: Place) {
         let now = Micros(self.now);
         if let Some(starting) = self.processes[0].as_mut() {
             let at = starting.place();

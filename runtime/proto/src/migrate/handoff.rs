@@ -112,7 +112,10 @@ pub(crate) enum State {
         epoch: Epoch,
         lazy: bool,
     },
-    InDoubt { target: Place, epoch: Epoch },
+    InDoubt {
+        target: Place,
+        epoch: Epoch,
+    },
 }
 
 /// The copy of a task that runs at `target` since `epoch`, and lacks pages there (rule 12).

@@ -114,7 +114,8 @@ impl Handoff {
     /// The transfer of that try broke, or (`Refuse`) the target does not want it.
     pub(crate) fn try_failed(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch, why: Refusal) {
         let tried = self.resident(task).map(|resident| &resident.state);
-        if let Some(State::Ordered { epoch: tried, .. } | State::Shipped { epoch: tried, .. }) = tried
+        if let Some(State::Ordered { epoch: tried, .. } | State::Shipped { epoch: tried, .. }) =
+            tried
             && *tried == epoch
         {
             self.fail_move(cx, task, why);

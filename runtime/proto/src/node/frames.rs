@@ -183,8 +183,7 @@ impl Core {
         match ask {
             Ask::Info => self.actions.push_back(Action::InfoWanted { task, asker }),
             Ask::Move { target, strategy } => {
-                let ordered =
-                    step!(self, now, handoff.order(task, target, strategy, Some(asker)));
+                let ordered = step!(self, now, handoff.order(task, target, strategy, Some(asker)));
                 if let Err(why) = ordered {
                     self.out.frame(
                         task.home(),

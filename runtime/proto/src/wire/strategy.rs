@@ -73,7 +73,11 @@ mod pause {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Micros, D::Error> {
         let value = Micros::deserialize(from)?;
-        if value > PAUSE_MAX { Err(de::Error::custom("the pause is over its limit")) } else { Ok(value) }
+        if value > PAUSE_MAX {
+            Err(de::Error::custom("the pause is over its limit"))
+        } else {
+            Ok(value)
+        }
     }
 }
 
