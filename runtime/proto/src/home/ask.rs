@@ -24,7 +24,7 @@ impl Home {
             return None;
         };
         if let Some(outcome) = entry.outcome.as_deref() {
-            let node = if let Outcome::Lost { node } = outcome { *node } else { entry.at.node };
+            let node = if let Outcome::Lost { node, .. } = outcome { *node } else { entry.at.node };
             let answer = match ask {
                 Ask::Move { .. } => Answer::Move(Err(Refusal::Ended)),
                 Ask::Info => {
@@ -91,7 +91,7 @@ impl Home {
                     more.asks[index].sent_to = at;
                     cx.out.frame(at.node, Frame::Ask { task, asker, ask });
                 }
-                Ask::Move { target } => {
+                Ask::Move { target, .. } => {
                     more.asks.swap_remove(index);
                     let there = if target == at.node {
                         Ok(target)
