@@ -153,6 +153,9 @@ pub enum JoinError {
     Lost {
         /// The node that died.
         node: NodeId,
+        /// Pages that had not come from there yet, if the task itself ran elsewhere and lived on them;
+        /// 0 if it ran on that node.
+        missing_pages: u64,
     },
     /// The task was cancelled: its home died, or the program is ending.
     Cancelled,
@@ -192,7 +195,12 @@ impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             JoinError::Panicked { message } => write!(f, "the task panicked: {message}"),
-            JoinError::Lost { node } => write!(
+            JoinError::Lost { node, missing_pages: missing @ 1.. } => write!(
+                f,
+                "the task is lost: {missing} of its pages had not come from node {node} yet, which \
+                 died or was cut off; spawn it again if it may run twice"
+            ),
+            JoinError::Lost { node, .. } => write!(
                 f,
                 "the task is lost: it ran on node {node}, which died or was cut off; \
                  spawn it again if it may run twice"

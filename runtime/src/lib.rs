@@ -72,6 +72,7 @@ pub use builder::Builder;
 pub use cluster::metrics::{Metrics, cluster_metrics, metrics};
 pub use entry::{Argument, Output};
 pub use error::{Error, JoinError, Result, SpawnError};
+pub use migrate::strategy::Strategy;
 pub use task::current::yield_now;
 pub use task::handle::{JoinHandle, TaskInfo, TaskState};
 pub use task::here::{here, migrate_to, moves, nodes};

@@ -42,8 +42,8 @@ impl Cluster {
                     cancel(&task);
                 }
             }
-            Action::Freeze { task, target } => match self.resident(task) {
-                Some(record) => migrate::freeze(record, target),
+            Action::Freeze { task, target, epoch, strategy } => match self.resident(task) {
+                Some(record) => migrate::order(record, target, epoch, strategy),
                 None => self.tell(|core, now| core.freeze_failed(now, task, Refusal::UnknownTask)),
             },
             Action::Ship { task, epoch, to } => {

@@ -23,6 +23,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use migrt_iso::SlotId;
+use migrt_proto::transfer::LinkRate;
 use migrt_proto::wire::{Answer, Outcome};
 use migrt_proto::{Action, Core, Epoch, Incarnation, Micros, NodeId, Place, TaskId, Token};
 
@@ -30,7 +31,7 @@ use self::residents::Residents;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::migrate::arrive::Arrival;
-use crate::net::{Identity, Net, NetConfig, Part};
+use crate::net::{BulkFeed, Identity, Net, NetConfig, Part};
 use crate::task::join::Waker;
 use crate::task::record::TaskRef;
 
@@ -83,6 +84,7 @@ pub(crate) struct Cluster {
     /// Tasks that arrived and whose homes may not know it yet, and the task slots of those that
     /// ended meanwhile: a source in doubt could still go on with its copy in them (I3).
     unsettled: Mutex<HashMap<TaskId, (Epoch, Vec<SlotId>)>>,
+    rates: Mutex<HashMap<NodeId, LinkRate>>,
     waits: Mutex<HashMap<Token, Wait>>,
     token: AtomicU64,
     pub(crate) metrics: metrics::Counters,
@@ -119,6 +121,7 @@ impl Cluster {
             residents: Residents::default(),
             arrivals: Mutex::new(HashMap::new()),
             unsettled: Mutex::new(HashMap::new()),
+            rates: Mutex::new(HashMap::new()),
             waits: Mutex::new(HashMap::new()),
             token: AtomicU64::new(1),
             metrics: metrics::Counters::default(),
@@ -261,6 +264,16 @@ impl Cluster {
         self.link_error.lock().unwrap().clone()
     }
 
+    /// The task has given up a slot, of which pages may be watched.
+    pub(crate) fn unwatch(&self, task: TaskId, slot: SlotId) {
+        let copying = self
+            .residents
+            .with(task, |record| record.mobile().and_then(|body| body.journey().copying.clone()));
+        if let Some(Some(copying)) = copying {
+            copying.watch.forget(slot);
+        }
+    }
+
     pub(crate) fn resident(&self, task: TaskId) -> Option<TaskRef> {
         self.residents.get(task)
     }
@@ -285,6 +298,28 @@ impl Cluster {
             Some(net) => net.send_bulk(to.0, header, parts, Box::new(done)),
             None => done(Err("this node is alone".to_owned())),
         }
+    }
+
+    /// Opens a stream of pages that is written as they come to be known; `done` as for
+    /// [`send_bulk`](Self::send_bulk). `None`: this node is alone.
+    pub(crate) fn open_bulk(
+        &self,
+        to: NodeId,
+        header: Vec<u8>,
+        done: impl FnOnce(Result<(), String>) + Send + 'static,
+    ) -> Option<BulkFeed> {
+        Some(self.net.get()?.open_bulk(to.0, header, Box::new(done)))
+    }
+
+    /// How fast pages get to `node`, as last measured.
+    pub(crate) fn link_rate(&self, node: NodeId) -> LinkRate {
+        const UNKNOWN: LinkRate = LinkRate { bytes_per_s: 500 << 20, fixed: Micros(250) };
+        self.rates.lock().unwrap().get(&node).copied().unwrap_or(UNKNOWN)
+    }
+
+    /// Pages got there at this rate.
+    pub(crate) fn note_rate(&self, node: NodeId, rate: LinkRate) {
+        self.rates.lock().unwrap().insert(node, rate);
     }
 
     /// Keeps the slot of an ended task back if its arrival here is not settled; `false`: it is free.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! spawn  run  decide  suspend  freeze  ship  thaw  resume
-//! stop-copy           suspend  freeze  ship  thaw  resume
+//! stop-copy                     suspend  freeze  ship       thaw  resume
+//! pre-copy   ( ship a round )*  suspend  freeze  ship rest  thaw  resume
 //! ```
 //!
 //! Who decides each step is `migrt_proto::migrate`; here the steps are done. [`freeze`] gets the
@@ -15,27 +16,37 @@ pub(crate) mod arrive;
 #[expect(unsafe_code, reason = "reads every word of a frozen task")]
 pub(crate) mod audit;
 pub(crate) mod chaos;
-#[expect(unsafe_code, reason = "reads the pages of frozen tasks and writes those of arriving ones")]
+#[expect(unsafe_code, reason = "reads pages of tasks that run")]
+pub(crate) mod copying;
+#[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
 pub(crate) mod image;
+#[expect(unsafe_code, reason = "writes the pages of arriving tasks")]
+mod installer;
 pub(crate) mod pins;
+mod plan;
 #[expect(unsafe_code, reason = "compares and merges pages that the node still uses")]
 pub(crate) mod remains;
+pub(crate) mod strategy;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use migrt_iso::{PAGE_LEN, SlotId};
-use migrt_proto::wire::{Refusal, ShipHeader, ShipSlot};
+use migrt_proto::wire::{Refusal, ShipHeader, ShipSlot, Strategy, StreamHead};
 use migrt_proto::{Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
+use self::copying::{Checkpoint, Copying};
+use self::remains::Base;
 use crate::census;
 use crate::cluster::{Cluster, cluster};
 use crate::config::Audit;
 use crate::exec::door;
 use crate::fail;
-use crate::task::body::{Journey, MobileBody};
+use crate::net::Part;
+use crate::task::body::{Journey, MobileBody, Order};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
 use crate::task::state::Phase;
@@ -59,9 +70,10 @@ pub(crate) struct Manifest {
 }
 
 /// The core orders a task to be moved: gets it out of the workers' hands.
-pub(crate) fn freeze(task: TaskRef, target: NodeId) {
+pub(crate) fn order(task: TaskRef, target: NodeId, epoch: Epoch, strategy: Strategy) {
     fail::point("source.ordered");
     let body = mobile(&task);
+    body.journey().order = Some(Order { epoch, strategy });
     body.ask_move(target.0);
     if task.state.freeze_waiting() {
         depart(task);
@@ -83,8 +95,24 @@ fn leave(task: TaskRef) {
         // Called off meanwhile.
         return stay(task);
     };
-    body.frozen_at(Instant::now());
-    match check(body, NodeId(target)) {
+    let since = Instant::now();
+    let copying = body.journey().copying.clone();
+    if let Some(copying) = &copying
+        && !copying.is_last()
+    {
+        // A look at what is alive, between two rounds.
+        if let Some(header) = body.header() {
+            header.drain_frees();
+            copying.take_look(header);
+        }
+        return stay(task);
+    }
+    body.frozen_at(since);
+    let checked = check(body, NodeId(target), copying.as_deref());
+    if checked.is_ok() && copying.is_none() && begin_rounds(cluster, &task, NodeId(target)) {
+        return stay(task);
+    }
+    match checked {
         Ok(()) => {
             fail::point("source.frozen");
             cluster.tell(|core, now| core.frozen(now, body.id));
@@ -93,6 +121,7 @@ fn leave(task: TaskRef) {
             cluster.metrics.refused();
             tracing::debug!(task = %body.id, target, %why, "a move is refused");
             body.set_refusal(why.to_string());
+            end_rounds(body);
             // The core first: the task may order its next move as soon as it goes on.
             cluster.tell(|core, now| core.freeze_failed(now, body.id, why));
             stay(task);
@@ -100,8 +129,38 @@ fn leave(task: TaskRef) {
     }
 }
 
+/// Whether the frozen task's pages are to be sent in rounds while it runs on: then it is to go on.
+fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bool {
+    let body = mobile(task);
+    let (Some(header), Some(Order { epoch, strategy })) = (body.header(), body.journey().order)
+    else {
+        return false;
+    };
+    if strategy == Strategy::StopCopy {
+        return false;
+    }
+    let first = Checkpoint::of(header);
+    let Some(limits) = plan::limits(strategy, first.page_count(), cluster.link_rate(target)) else {
+        return false;
+    };
+    // From now on slots that it gives up are not used again at once.
+    header.prefix.set_travelled(body.id);
+    let copying = Copying::start(cluster, task, (target, epoch), limits, first);
+    let has_begun = copying.is_some();
+    body.journey().copying = copying;
+    has_begun
+}
+
+/// No more rounds of a task that goes on here, or ends.
+pub(crate) fn end_rounds(body: &MobileBody) {
+    let copying = body.journey().copying.take();
+    if let Some(copying) = copying {
+        copying.close();
+    }
+}
+
 /// Whether a frozen task may leave this node.
-fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
+fn check(body: &MobileBody, target: NodeId, copying: Option<&Copying>) -> Result<(), Refusal> {
     if target == cluster().me() {
         return Err(Refusal::Other { why: "it is there already".to_owned() });
     }
@@ -122,8 +181,18 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
         });
     }
     let audit = crate::node::node().config.audit;
+    let slots = slots_of(header);
+    // Pages that went in rounds were looked through as they were copied.
+    let is_clean = match copying {
+        Some(copying) => {
+            let other = |why| Refusal::ShipFailed { why };
+            !copying.has_suspects(header).map_err(other)? && !audit::roots_lead_out(header, &slots)
+        }
+        None => false,
+    };
     if audit != Audit::Off
-        && let Some(hit) = audit::scan(header, &slots_of(header))
+        && !is_clean
+        && let Some(hit) = audit::scan(header, &slots)
     {
         if audit == Audit::Strict {
             return Err(Refusal::Pinned { what: hit.to_string() });
@@ -160,8 +229,9 @@ const LONG_IMAGE: usize = 1 << 20;
 
 /// Sends a frozen task to `to`.
 pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
-    let is_long = mobile(task).header().is_some_and(|h| h.prefix.arena().live_bytes() > LONG_IMAGE);
-    if is_long {
+    let body = mobile(task);
+    let is_long = body.header().is_some_and(|h| live_pages(h) * PAGE_LEN > LONG_IMAGE);
+    if is_long && body.journey().copying.is_none() {
         let task = task.clone();
         let spawned = std::thread::Builder::new()
             .name("migrt-shipper".to_owned())
@@ -181,15 +251,33 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
     if task.state.phase() != Phase::Frozen {
         return;
     }
+    if let (Some(copying), Some(header)) = (journey.copying.clone(), body.header()) {
+        let shipped = ship_rest(&copying, header, &journey);
+        let failed = match shipped {
+            Ok((base, byte_count)) => {
+                journey.shipped = Some(Arc::new(base));
+                cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
+                None
+            }
+            Err(why) => Some(why),
+        };
+        drop(journey);
+        // The mover's thread ends, and with it the watching.
+        copying.end();
+        fail::point("source.shipped");
+        if let Some(why) = failed {
+            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
+        }
+        return;
+    }
     let Some(load) = load(body, &journey) else {
         drop(journey);
         let why = "this node has no slot left to copy the task's pages to";
         return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why));
     };
-    let Load { manifest, slots, base } = load;
+    let Load { manifest, slots, base, parts } = load;
     let byte_count = base.byte_count();
-    let parts = base.parts();
-    journey.shipped = Some(base);
+    journey.shipped = Some(Arc::new(base));
     drop(journey);
     let ship = ShipHeader {
         task: id,
@@ -199,7 +287,7 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         extra: postcard::to_stdvec(&manifest).expect("plain data encodes"),
     };
     let mut header = Vec::new();
-    ship.encode(&mut header);
+    StreamHead::Ship(ship).encode(&mut header);
     cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count + header.len());
     cluster.send_bulk(to, header, parts, move |result| {
         if let Err(why) = result {
@@ -213,7 +301,31 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
 struct Load {
     manifest: Manifest,
     slots: Vec<ShipSlot>,
-    base: Arc<remains::Base>,
+    base: Base,
+    parts: Vec<Part>,
+}
+
+/// The rest of a task whose rounds are over.
+fn ship_rest(
+    copying: &Copying,
+    header: &Header,
+    journey: &Journey,
+) -> Result<(Base, usize), String> {
+    prepare(header);
+    let manifest = Manifest {
+        entry: header.entry.id.0,
+        args: None,
+        stood_us: journey.stood_us(),
+        clock: Reading::take(Some(header)),
+    };
+    copying.ship_rest(header.id, header, &manifest)
+}
+
+/// Pages of a task's heap that hold live blocks or records.
+fn live_pages(header: &Header) -> usize {
+    let mut count = 0;
+    header.prefix.arena().for_each_live_run(&mut |_, len| count += len / PAGE_LEN);
+    count
 }
 
 /// Copies a frozen task's pages, or its call. `None`: there is no slot for the copy.
@@ -229,17 +341,18 @@ fn load(body: &MobileBody, journey: &Journey) -> Option<Load> {
         manifest.entry = call.entry.0;
         manifest.args = Some(call.args.clone());
         body.put_call(call);
-        return Some(Load { manifest, slots: Vec::new(), base: Arc::new(remains::Base::empty()) });
+        let (slots, parts) = (Vec::new(), Vec::new());
+        return Some(Load { manifest, slots, base: Base::default(), parts });
     };
     manifest.entry = header.entry.id.0;
     prepare(header);
     loop {
         let image = image::of(header);
-        let base = remains::Base::copy(&image.slots)?;
+        let (base, parts) = Base::copy(&image.slots)?;
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
         if base.word(header.prefix.arena().remote_list_addr()) == Some(0) {
-            return Some(Load { manifest, slots: image.slots, base: Arc::new(base) });
+            return Some(Load { manifest, slots: image.slots, base, parts });
         }
         header.drain_frees();
     }
@@ -260,6 +373,7 @@ pub(crate) fn resume_here(cluster: &Cluster, task: TaskRef, epoch: Epoch, why: &
     body.set_refusal(why.to_string());
     body.epoch.store(epoch.0, Ordering::Relaxed);
     cluster.metrics.refused();
+    end_rounds(body);
     body.take_move();
     if task.state.phase() == Phase::Frozen {
         stay(task);
@@ -282,6 +396,7 @@ fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     if let Some(header) = body.header() {
         let base =
             body.journey().shipped.take().expect("it was shipped before it was another node's");
+        end_rounds(body);
         remains::keep_departed(header, base);
     }
     body.clear_header();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use migrt_proto::wire::Strategy;
 use migrt_proto::{EntryId, Epoch, TaskId};
 
 use super::header::Header;
@@ -13,6 +14,7 @@ use super::promise::SlotPromise;
 use super::record::{Body, TaskRef};
 use super::safepoint;
 use crate::exec::worker::Worker;
+use crate::migrate::copying::Copying;
 use crate::migrate::remains::Base;
 
 /// No node is asked for.
@@ -27,11 +29,22 @@ pub(crate) struct Call {
     pub(crate) _promise: SlotPromise,
 }
 
+/// How a move was ordered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    pub(crate) epoch: Epoch,
+    pub(crate) strategy: Strategy,
+}
+
 /// A task's last move from here.
 #[derive(Debug, Default)]
 pub(crate) struct Journey {
     frozen_at: Option<Instant>,
     refusal: Option<String>,
+    /// How the core has ordered it.
+    pub(crate) order: Option<Order>,
+    /// The rounds of it, if pages go while the task runs.
+    pub(crate) copying: Option<Arc<Copying>>,
     /// What is on its way, kept as the base of its remains.
     pub(crate) shipped: Option<Arc<Base>>,
 }

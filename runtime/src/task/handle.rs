@@ -15,6 +15,7 @@ use super::scrub;
 use crate::cluster::ask;
 use crate::entry::{self, Output};
 use crate::error::{Error, JoinError, Kind, Result};
+use crate::migrate::strategy::{self, Strategy};
 
 /// What is known of a task: [`JoinHandle::info`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,13 +79,22 @@ impl<R> JoinHandle<R> {
     /// no live node or has no room.
     #[inline(always)]
     pub fn migrate(&self, target: NodeId) -> Result<()> {
+        self.migrate_by(target, strategy::default())
+    }
+
+    /// As [`migrate`](Self::migrate), by this strategy instead of the program's.
+    ///
+    /// # Errors
+    /// As for [`migrate`](Self::migrate).
+    #[inline(always)]
+    pub fn migrate_by(&self, target: NodeId, strategy: Strategy) -> Result<()> {
         scrub::below::<{ scrub::DEEP }>();
-        self.ask_move(target)
+        self.ask_move(target, strategy)
     }
 
     #[inline(never)]
-    fn ask_move(&self, target: NodeId) -> Result<()> {
-        match ask::ask(self.task, Ask::Move { target }) {
+    fn ask_move(&self, target: NodeId, strategy: Strategy) -> Result<()> {
+        match ask::ask(self.task, Ask::Move { target, strategy: strategy.to_wire() }) {
             Answer::Move(Ok(_)) => Ok(()),
             Answer::Move(Err(why)) => {
                 let goes_on = match why {
@@ -155,7 +165,9 @@ impl<R: Output> JoinHandle<R> {
             }
             Some(Outcome::Panicked { message }) => Err(JoinError::Panicked { message }),
             Some(Outcome::Cancelled) => Err(JoinError::Cancelled),
-            Some(Outcome::Lost { node }) => Err(JoinError::Lost { node }),
+            Some(Outcome::Lost { node, missing_pages }) => {
+                Err(JoinError::Lost { node, missing_pages })
+            }
             Some(Outcome::NotStarted { reason: Refusal::OutOfSlots { slot_len } }) => {
                 Err(JoinError::no_slot(slot_len as usize))
             }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use migrt_proto::NodeId;
+use migrt_proto::wire::Strategy;
 
 use super::coro::Suspend;
 use super::current::{self, on_worker, to_callers_heap};
@@ -70,7 +71,10 @@ fn move_to(target: NodeId) -> Result<()> {
         let body = worker.and_then(|w| w.task()).and_then(|r| r.mobile());
         // That of an earlier move, before this one can have another.
         body.and_then(|body| body.take_refusal());
-        let ordered = cluster().tell(|core, now| core.order(now, id, target));
+        let ordered = cluster().tell(|core, now| {
+            // It stands still in any case until it is there.
+            core.order(now, id, target, Strategy::StopCopy)
+        });
         if let (Some(body), Err(why)) = (body, &ordered) {
             body.set_refusal(why.to_string());
         }

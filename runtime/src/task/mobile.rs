@@ -334,6 +334,7 @@ fn end(worker: &Worker, task: TaskRef) {
         Outcome::Panicked(message) => Err(JoinError::Panicked { message: message.clone() }),
         Outcome::Cancelled => Err(JoinError::Cancelled),
     };
+    crate::migrate::end_rounds(body);
     // The outcome lies in the task's heap: freed by the task's identity, at once.
     // SAFETY: the task does not run, so its thread block and heap are idle.
     unsafe { tls::with_thread_pointer(header.tp(), || drop(outcome)) };

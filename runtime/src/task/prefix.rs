@@ -10,7 +10,7 @@
 use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use migrt_iso::arena::Arena;
 use migrt_iso::{SlotId, pool};
@@ -36,7 +36,7 @@ pub struct HeaderPrefix {
     /// its slots be used again after its end. Load it with `Acquire`.
     pub thread_pins: AtomicU32,
     /// The task, once it has moved; its slots are not to be used again at once (`task::retire`).
-    travelled: Cell<Option<TaskId>>,
+    travelled: AtomicU64,
     /// What the task allocates now is the node's: it runs code whose memory is the process's.
     node_heap: Cell<bool>,
 }
@@ -51,7 +51,7 @@ impl HeaderPrefix {
             clock_offset_ns: AtomicI64::new(0),
             fd_pins: AtomicU32::new(0),
             thread_pins: AtomicU32::new(0),
-            travelled: Cell::new(None),
+            travelled: AtomicU64::new(0),
             node_heap: Cell::new(false),
         }
     }
@@ -96,15 +96,16 @@ impl HeaderPrefix {
         unsafe { self.arena().destroy(&mut |slot| self.take_back(slot)) };
     }
 
-    /// The task has arrived here from another node.
+    /// The task has arrived here from another node, or is about to leave while it runs.
     pub(crate) fn set_travelled(&self, task: TaskId) {
-        self.travelled.set(Some(task));
+        // Relaxed: whoever sets it holds the task.
+        self.travelled.store(task.to_raw(), Ordering::Relaxed);
     }
 
     /// Takes a slot that the task's heap does not need any more. Any thread that holds the task, but
     /// not on a task's thread block.
     pub(crate) fn take_back(&self, slot: SlotId) {
-        match self.travelled.get() {
+        match TaskId::from_raw(self.travelled.load(Ordering::Relaxed)) {
             None => pool::global().give(slot),
             Some(task) => super::retire::park(task, slot),
         }

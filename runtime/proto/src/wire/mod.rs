@@ -15,8 +15,8 @@ pub use frame::{
 };
 pub use hello::{Hello, HelloMismatch};
 pub use limits::{BYTES_LEN_MAX, FRAME_LEN_MAX, LIST_COUNT_MAX, TEXT_LEN_MAX, WireError};
-pub use ship::{PageRun, ShipHeader, ShipSlot};
+pub use ship::{PageRun, ShipHeader, ShipSlot, StreamHead};
 pub use strategy::{PAUSE_MAX, ROUND_COUNT_MAX, Strategy};
 
 /// Changed with every change of a frame; compared in the hello.
-pub const WIRE_VERSION: u32 = 2;
+pub const WIRE_VERSION: u32 = 3;
