@@ -46,6 +46,22 @@ fn the_source_serves_until_the_target_is_whole_and_is_not_asked_about_the_task()
 }
 
 #[test]
+fn a_question_that_was_on_its_way_to_a_source_that_serves_finds_the_task() {
+    let mut trio = Trio::new();
+    let task = at_b(&mut trio);
+    let now = trio.now;
+    trio.on(A).ask(now, task, Token(1), Ask::Info);
+    let question = sends(&mut trio, A);
+    lazily(&mut trio, task);
+    for (to, bytes) in question {
+        trio.on(to).receive(now, A, &bytes).unwrap();
+    }
+    trio.drive();
+    assert!(matches!(trio.take(C)[..], [.., Action::InfoWanted { .. }]));
+    assert!(trio.take(B).is_empty());
+}
+
+#[test]
 fn an_asker_hears_of_a_lazy_move_when_the_task_runs_there() {
     let mut trio = Trio::new();
     let task = at_b(&mut trio);

@@ -5,8 +5,9 @@
 //! I3 one owner per slot, I4 no page gone that somebody needs, I10 nothing left over, I11 a failed move leaves the task
 //! running. Equal seeds play equally.
 //!
-//! `world` is the loop, `event` what happens in it, `process` and `carry` the model of the driver that the runtime has, `moves` its moves,
-//! `rounds` and `pages` what a pre-copy and a post-copy add, `net` the links, `chaos` what goes wrong and what the users of the cluster want. Absent: memory, threads, real time.
+//! `world` is the loop, `event` what happens in it, `process` and `carry` the model of the driver that the runtime has,
+//! `moves` its moves, `rounds` and `pages` what a pre-copy and a post-copy add, `net` the links, `chaos` what goes wrong
+//! and what the users of the cluster want. Absent: memory, threads, real time.
 
 mod carry;
 mod chaos;

@@ -49,6 +49,9 @@ pub(crate) struct Arrival {
 }
 
 impl Local {
+    /// The page that a task cannot return without.
+    pub(crate) const LAST_PAGE: u8 = 1 << 5;
+
     pub(crate) fn is_runnable(&self) -> bool {
         !self.frozen
     }

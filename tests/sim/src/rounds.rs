@@ -1,4 +1,4 @@
-//! The model of a driver's pre-copy: rounds sent while the task runs, each of which may be the last that anybody hears of.
+//! The model of a driver's pre-copy: rounds sent while the task runs, each of which may be the last.
 //!
 //! A stream of rounds belongs to one link. It carries the first round, later ones (which change nothing here, except
 //! that time passes in which things break), and the rest after the freeze. A driver whose try was called off may end
@@ -179,7 +179,8 @@ impl World {
 
     pub(crate) fn arrival_breaks(&mut self, at: Place, task: TaskId, epoch: Epoch) {
         let now = Micros(self.now);
-        let process = self.process(at).expect("checked");
+        // It may just have ended by what another stream's break led to.
+        let Some(process) = self.process(at) else { return };
         let is_it = |arrival: &&Arrival| arrival.local.epoch == epoch && !arrival.is_ready;
         if process.arriving.get(&task).filter(is_it).is_some() {
             process.arriving.remove(&task);

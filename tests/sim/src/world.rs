@@ -11,7 +11,7 @@ use crate::{
     check::{Checker, Violation},
     event::Event,
     net::{ConnId, Net},
-    process::Process,
+    process::{Local, Process},
     rng::Rng,
 };
 
@@ -224,7 +224,7 @@ impl World {
         let process = self.process(at).expect("it was there");
         let outcome = if local.cancel {
             Outcome::Cancelled
-        } else if local.steps >= local.goal {
+        } else if local.steps >= local.goal && local.missing & Local::LAST_PAGE == 0 {
             Outcome::Returned(local.steps.to_le_bytes().to_vec())
         } else {
             process.tasks.get_mut(&task).expect("it was there").steps += 1;

@@ -25,8 +25,8 @@
 //! 4. Before `Commit` is sent every failure leaves the task at the source, in its old epoch (I11).
 //! 5. After it the source keeps the copy frozen until `Ack`, whatever becomes of links and however long that takes.
 //! 6. If the target is declared dead (so: fenced) without an `Ack`, the home decides: `Taken`, or `GoOn` in an epoch
-//!    far above the try, past all that the dead may have used unheard. If the home is dead as well, nobody waits for the task: the copy goes. No page of the copy has
-//!    been given up by then, whatever the strategy.
+//!    far above the try, past all that the dead may have used unheard. If the home is dead as well, nobody waits for
+//!    the task: the copy goes. No page of the copy has been given up by then, whatever the strategy.
 //! 7. The home decides, and reports a task lost, only when all who live have dealt with the death (see `death`).
 //! 8. A target whose source dies without `Commit` drops its copy. Once `Ready` it drops it for nothing else but an
 //!    `Abort` or the death of the home; so a `Commit` for a copy that is not there was obeyed before: it gets an `Ack`.

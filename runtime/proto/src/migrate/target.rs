@@ -8,8 +8,8 @@ use crate::{
 };
 
 impl Handoff {
-    /// A shipment, or the first of the rounds before one, begins to arrive. If this is refused the stream is to be thrown away (and nothing else); the source
-    /// is told here.
+    /// A shipment, or the first of the rounds before one, begins to arrive. If this is refused the stream is to be
+    /// thrown away (and nothing else); the source is told here.
     pub(crate) fn ship_arriving(
         &mut self,
         cx: &mut Cx<'_>,
