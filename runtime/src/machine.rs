@@ -19,7 +19,7 @@ mod udp;
 
 pub use cpu::Cpu;
 pub use image::{CONFIG_LINES, Image};
-pub use kernel::{Kernel, UserFaults};
+pub use kernel::{Kernel, UserFaults, WriteTracking};
 pub use limits::{Limits, Overcommit};
 pub use udp::{BUFFER_LEN, Udp};
 
