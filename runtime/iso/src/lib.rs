@@ -34,6 +34,9 @@ pub mod missing;
 #[allow(unsafe_code, reason = "the heap of a task is raw memory")]
 pub mod arena;
 
+#[allow(unsafe_code, reason = "system calls for those who may not allocate")]
+pub mod raw;
+
 #[allow(unsafe_code, reason = "system calls")]
 mod sys;
 

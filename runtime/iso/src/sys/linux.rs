@@ -18,13 +18,13 @@ pub(crate) const EBUSY: Errno = errno::EBUSY as Errno;
 pub(crate) const ENOSPC: Errno = errno::ENOSPC as Errno;
 pub(crate) const EPERM: Errno = errno::EPERM as Errno;
 
-/// One system call.
+/// One system call; a negative answer is an error's number.
 ///
 /// # Safety
 ///
 /// - the call with these arguments must be sound for the process
-#[inline]
-pub(super) unsafe fn syscall(number: u32, args: [usize; 6]) -> Result<usize, Errno> {
+#[inline(always)]
+pub unsafe fn raw_syscall(number: i64, args: [usize; 6]) -> isize {
     let result: isize;
     // SAFETY: the x86-64 call convention of Linux: number in rax, six arguments, rcx and r11 lost.
     // What the call does is the caller's promise.
@@ -38,6 +38,18 @@ pub(super) unsafe fn syscall(number: u32, args: [usize; 6]) -> Result<usize, Err
             options(nostack),
         );
     }
+    result
+}
+
+/// One system call; an error's number apart.
+///
+/// # Safety
+///
+/// - the call with these arguments must be sound for the process
+#[inline]
+pub(super) unsafe fn syscall(number: u32, args: [usize; 6]) -> Result<usize, Errno> {
+    // SAFETY: the caller's promise.
+    let result = unsafe { raw_syscall(i64::from(number), args) };
     if (-4095..0).contains(&result) { Err(-result as Errno) } else { Ok(result as usize) }
 }
 

@@ -9,6 +9,7 @@ mod linux;
 mod pagemap;
 mod userfault;
 
+pub use linux::raw_syscall;
 pub(crate) use linux::{
     EAGAIN, EBUSY, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOSYS, EPERM, abort_with, describe,
     discard, forbid, forbid_write, guard_install, guard_remove, map_private, no_huge_pages, permit,
