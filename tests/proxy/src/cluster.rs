@@ -64,12 +64,7 @@ impl Cluster {
     /// # Panics
     /// If it cannot be started or node 0 does not listen.
     #[must_use]
-    pub fn start(
-        &self,
-        program: &str,
-        arguments: &[&str],
-        variables: &[(&str, &str)],
-    ) -> Nodes {
+    pub fn start(&self, program: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Nodes {
         let mut runs = vec![self.start_node(0, program, arguments, variables)];
         self.hub.found(0, self.address_of_zero());
         runs.extend((1..self.nodes).map(|n| self.start_node(n, program, arguments, variables)));

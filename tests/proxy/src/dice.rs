@@ -101,13 +101,14 @@ mod tests {
         let pairs = throws(5, LANE, &Profile::ROUGH).into_iter().zip(throws(5, LANE, &worse));
         for (less, more) in pairs {
             assert!(!less.is_lost || more.is_lost);
-            assert_eq!((less.delay, less.hold, less.copy_after), (more.delay, more.hold, more.copy_after));
+            assert_eq!(
+                (less.delay, less.hold, less.copy_after),
+                (more.delay, more.hold, more.copy_after)
+            );
         }
-        assert!(throws(5, LANE, &Profile::CLEAN).iter().all(|t| *t == Throw {
-            is_lost: false,
-            delay: Duration::ZERO,
-            hold: None,
-            copy_after: None,
-        }));
+        assert!(
+            throws(5, LANE, &Profile::CLEAN).iter().all(|t| *t
+                == Throw { is_lost: false, delay: Duration::ZERO, hold: None, copy_after: None })
+        );
     }
 }

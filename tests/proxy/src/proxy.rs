@@ -36,10 +36,8 @@ impl Proxy {
     pub fn start(seed: u64, profile: Profile, target: SocketAddr) -> io::Result<Proxy> {
         let front = socket::open()?;
         let addr = front.local_addr()?;
-        let inner = Arc::new(Inner {
-            wire: Wire::start(seed, profile),
-            is_cut: AtomicBool::new(false),
-        });
+        let inner =
+            Arc::new(Inner { wire: Wire::start(seed, profile), is_cut: AtomicBool::new(false) });
         let stop = Arc::new(AtomicBool::new(false));
         let threads = Arc::new(Mutex::new(Vec::new()));
         let mut clients: HashMap<SocketAddr, (u16, Arc<UdpSocket>)> = HashMap::new();
@@ -111,7 +109,8 @@ impl Inner {
         for lane in [Lane { from: 0, to: end }, Lane { from: end, to: 0 }] {
             self.wire.know(lane);
         }
-        self.wire.set_cut(self.is_cut.load(Ordering::SeqCst), |lane| lane.from == end || lane.to == end);
+        self.wire
+            .set_cut(self.is_cut.load(Ordering::SeqCst), |lane| lane.from == end || lane.to == end);
     }
 }
 

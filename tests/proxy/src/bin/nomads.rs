@@ -83,7 +83,9 @@ fn journey(log: &str, [tasks, hops, heap_kib, ms]: [u32; 4]) -> bool {
     for (n, handle) in handles.into_iter().enumerate() {
         match handle.join() {
             Ok((node, steps, moved, refused, longest_ms, members)) => {
-                println!("task {n} ok on {node} after {steps} steps, {moved} moves, {refused} refused, at most {longest_ms} ms, {members} members");
+                println!(
+                    "task {n} ok on {node} after {steps} steps, {moved} moves, {refused} refused, at most {longest_ms} ms, {members} members"
+                );
                 moves += moved;
                 refusals += refused;
                 longest = longest.max(longest_ms);
