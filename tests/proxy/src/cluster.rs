@@ -16,6 +16,8 @@ const LAST: Duration = Duration::from_secs(10);
 
 /// A cluster whose nodes reach each other through a hub only.
 ///
+/// Nobody watches the processes: that one has ended is learnt from its lease, as between machines.
+///
 /// # Examples
 /// ```no_run
 /// use migrt_test_proxy::{Cluster, Profile};
