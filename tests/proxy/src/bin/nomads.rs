@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use migrt::NodeId;
 use migrt_test_node::steps;
 
-/// Nobody tries more often than so many times its hops.
+/// A task that has tried so many times for each of its hops cannot move.
 const TRIES_PER_HOP: u32 = 50;
 
 /// What a task tells at its end: the node, steps, moves, refused moves, its longest move in
@@ -27,9 +27,10 @@ fn wander(log: String, number: u32, hops: u32, heap_kib: u32, ms: u64) -> Told {
         let here = migrt::here();
         steps::note(&log, number, steps, here.0);
         steps += 1;
-        let seen = migrt::nodes().len();
-        if seen < members {
-            members = seen;
+        members = members.min(migrt::nodes().len());
+        if members == 1 {
+            // All others are gone: there is nowhere to go.
+            break;
         }
         let at = (scatter(number, steps) as usize) % cargo.len();
         cargo[at] = page(number, at as u32);
