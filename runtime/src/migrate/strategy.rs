@@ -40,6 +40,14 @@ pub(crate) fn default() -> Strategy {
     crate::node::node().config.strategy
 }
 
+/// Of a task that moves itself and stands still in any case until it is there.
+pub(crate) fn of_oneself() -> Strategy {
+    match default() {
+        Strategy::Auto { .. } => Strategy::StopCopy,
+        other => other,
+    }
+}
+
 impl Strategy {
     /// As it is written in `MIGRT_STRATEGY`.
     pub(crate) fn parse(text: &str) -> Option<Strategy> {

@@ -3,13 +3,13 @@
 use std::sync::atomic::Ordering;
 
 use migrt_proto::NodeId;
-use migrt_proto::wire::Strategy;
 
 use super::coro::Suspend;
 use super::current::{self, on_worker, to_callers_heap};
 use super::scrub;
 use crate::cluster::cluster;
 use crate::error::{Error, Kind, Result};
+use crate::migrate::strategy;
 
 /// The node the caller runs on now. A mobile task may be elsewhere after its next suspension.
 #[must_use]
@@ -71,10 +71,8 @@ fn move_to(target: NodeId) -> Result<()> {
         let body = worker.and_then(|w| w.task()).and_then(|r| r.mobile());
         // That of an earlier move, before this one can have another.
         body.and_then(|body| body.take_refusal());
-        let ordered = cluster().tell(|core, now| {
-            // It stands still in any case until it is there.
-            core.order(now, id, target, Strategy::StopCopy)
-        });
+        let ordered = cluster()
+            .tell(|core, now| core.order(now, id, target, strategy::of_oneself().to_wire()));
         if let (Some(body), Err(why)) = (body, &ordered) {
             body.set_refusal(why.to_string());
         }
