@@ -162,7 +162,7 @@ impl Handler for Link {
             Ok(StreamHead::Pages(_)) => Err("no pages of a task".to_owned()),
             Err(why) => Err(why.to_string()),
         };
-        let opened = opened.map(|section| Arrive::open(self.cluster, section));
+        let opened = opened.map(|section| Arrive::open(self.cluster, from, section));
         match opened {
             Ok(arrive) => Box::new(arrive),
             Err(why) => {

@@ -15,7 +15,7 @@ use migrt_iso::SlotId;
 use migrt_iso::pool::{self, Conflict};
 use migrt_proto::transfer::{PAGE_FRAME_LEN_MAX, PageFrame, Section, SectionKind};
 use migrt_proto::wire::{Refusal, ShipSlot};
-use migrt_proto::{EntryId, Epoch, SlotRef, TaskId};
+use migrt_proto::{EntryId, Epoch, NodeId, SlotRef, TaskId};
 
 use super::Manifest;
 use super::installer::{self, Installer};
@@ -36,6 +36,7 @@ const RELEASE_PATIENCE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Arrival {
     task: TaskId,
+    from: NodeId,
     /// What came with its last pages, and when these began to come.
     last: OnceLock<(Manifest, Instant)>,
     state: Mutex<State>,
@@ -155,14 +156,23 @@ impl Arrival {
         };
         let shipped = manifest.clock.elapsed(since.elapsed());
         let pause_us = manifest.stood_us + shipped.as_micros() as u32;
-        crate::cluster::cluster().metrics.arrived(pause_us);
-        tracing::debug!(task = %self.task, pause_us, "arrived");
+        let cluster = crate::cluster::cluster();
+        let ends = (self.task, self.from, cluster.me());
+        let record = manifest.report.clone().finish(ends, pause_us.into(), since.elapsed());
+        tracing::info!(
+            task = %record.task, from = %record.from, to = %record.to, method = ?record.method,
+            why = record.why, rounds = record.rounds, live_pages = record.live_pages,
+            sent_pages = record.sent_pages, rest_pages = record.rest_pages,
+            pause_us, total_us = record.total_us, in_time = record.met_max_pause(), "moved"
+        );
+        cluster.metrics.arrived(&record);
         let call = copy.promise.map(|promise| Call {
             entry: EntryId(manifest.entry),
             args: manifest.args.clone().unwrap_or_default(),
             _promise: promise,
         });
         let body = MobileBody::new(self.task, epoch.0, call, header);
+        body.set_arrival(record);
         TaskRef::new(None, Body::Mobile(body))
     }
 }
@@ -187,7 +197,7 @@ struct Incoming {
 
 impl Arrive {
     /// A stream begins with this section.
-    pub(crate) fn open(cluster: &'static Cluster, section: Section) -> Arrive {
+    pub(crate) fn open(cluster: &'static Cluster, from: NodeId, section: Section) -> Arrive {
         let (task, epoch) = (section.task, section.epoch);
         let mut copy = Copy { kept: remains::take(task), ..Copy::default() };
         let last = OnceLock::new();
@@ -196,7 +206,7 @@ impl Arrive {
         if incoming.is_err() {
             std::mem::take(&mut copy).undo();
         }
-        let arrival = Arc::new(Arrival { task, last, state: Mutex::new(State::Here(copy)) });
+        let arrival = Arc::new(Arrival { task, from, last, state: Mutex::new(State::Here(copy)) });
         let mut arrive = Arrive { cluster, arrival, epoch, incoming };
         match &arrive.incoming {
             Ok(_) => cluster.expect_arrival(task, epoch, arrive.arrival.clone()),

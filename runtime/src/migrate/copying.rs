@@ -16,9 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use migrt_iso::{PAGE_LEN, SlotId, page};
-use migrt_proto::transfer::{
-    Limits, PageFrame, PageSet, Rounds, RoundsRecord, Run, Section, SectionKind, Step,
-};
+use migrt_proto::transfer::{Limits, PageFrame, PageSet, Rounds, Run, Section, SectionKind, Step};
 use migrt_proto::wire::{PageRun, ShipSlot, StreamHead};
 use migrt_proto::{Epoch, Micros, NodeId, SlotRef, TaskId};
 
@@ -67,6 +65,8 @@ impl Checkpoint {
 pub(crate) struct Copying {
     pub(crate) target: NodeId,
     pub(crate) epoch: Epoch,
+    /// Why pages go in rounds, for the record.
+    why: String,
     pub(crate) watch: Watch,
     state: Mutex<State>,
     news: Condvar,
@@ -95,13 +95,6 @@ struct Work {
     suspects: Suspects,
 }
 
-/// What a task's rounds came to, for the record of its move.
-#[derive(Clone, Debug)]
-pub(crate) struct Outcome {
-    pub(crate) rounds: RoundsRecord,
-    pub(crate) byte_count: u64,
-}
-
 impl Copying {
     /// Begins the rounds of a task that goes on running; `first` is what is alive now.
     pub(crate) fn start(
@@ -109,11 +102,13 @@ impl Copying {
         task: &TaskRef,
         to: (NodeId, Epoch),
         limits: Limits,
+        why: String,
         first: Checkpoint,
     ) -> Option<Arc<Copying>> {
         let copying = Arc::new(Copying {
             target: to.0,
             epoch: to.1,
+            why,
             watch: Watch::default(),
             state: Mutex::default(),
             news: Condvar::new(),
@@ -256,13 +251,6 @@ impl Copying {
         }
     }
 
-    /// What the rounds came to.
-    pub(crate) fn outcome(&self) -> Outcome {
-        let record = self.work().rounds.record();
-        let byte_count = record.rounds.iter().map(|round| round.byte_count).sum();
-        Outcome { rounds: record, byte_count }
-    }
-
     /// Whether words of a frozen task's heap may lead out of it: seen in the rounds, or in pages
     /// written since.
     ///
@@ -288,7 +276,7 @@ impl Copying {
         &self,
         task: TaskId,
         header: &Header,
-        manifest: &Manifest,
+        mut manifest: Manifest,
     ) -> Result<(Base, usize), String> {
         let mut work = self.work();
         let (mut parts, mut section, mut byte_count);
@@ -302,7 +290,11 @@ impl Copying {
             }
             header.drain_frees();
         }
-        section.extra = postcard::to_stdvec(manifest).expect("plain data encodes");
+        let live_pages = Checkpoint::of(header).page_count();
+        let rest_pages = (byte_count / PAGE_LEN) as u64;
+        let record = work.rounds.record();
+        manifest.report.pre_copy(&self.why, &record, live_pages, rest_pages);
+        section.extra = postcard::to_stdvec(&manifest).expect("plain data encodes");
         let feed = work.feed.take().expect("rounds have opened the stream");
         let mut all = vec![head_of(section)];
         all.append(&mut parts.0);

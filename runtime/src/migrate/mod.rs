@@ -24,6 +24,7 @@ pub(crate) mod image;
 mod installer;
 pub(crate) mod pins;
 mod plan;
+pub(crate) mod record;
 #[expect(unsafe_code, reason = "compares and merges pages that the node still uses")]
 pub(crate) mod remains;
 pub(crate) mod strategy;
@@ -39,6 +40,8 @@ use migrt_proto::{Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
 use self::copying::{Checkpoint, Copying};
+use self::plan::Plan;
+use self::record::Report;
 use self::remains::Base;
 use crate::census;
 use crate::cluster::{Cluster, cluster};
@@ -67,13 +70,16 @@ pub(crate) struct Manifest {
     pub(crate) stood_us: u32,
     /// Its clock when this was written.
     pub(crate) clock: Reading,
+    /// What the move came to so far; for the record.
+    pub(crate) report: Report,
 }
 
 /// The core orders a task to be moved: gets it out of the workers' hands.
 pub(crate) fn order(task: TaskRef, target: NodeId, epoch: Epoch, strategy: Strategy) {
     fail::point("source.ordered");
     let body = mobile(&task);
-    body.journey().order = Some(Order { epoch, strategy });
+    let since = Instant::now();
+    body.journey().order = Some(Order { epoch, strategy, since });
     body.ask_move(target.0);
     if task.state.freeze_waiting() {
         depart(task);
@@ -132,7 +138,7 @@ fn leave(task: TaskRef) {
 /// Whether the frozen task's pages are to be sent in rounds while it runs on: then it is to go on.
 fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bool {
     let body = mobile(task);
-    let (Some(header), Some(Order { epoch, strategy })) = (body.header(), body.journey().order)
+    let (Some(header), Some(Order { epoch, strategy, .. })) = (body.header(), body.journey().order)
     else {
         return false;
     };
@@ -140,12 +146,11 @@ fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bo
         return false;
     }
     let first = Checkpoint::of(header);
-    let Some(limits) = plan::limits(strategy, first.page_count(), cluster.link_rate(target)) else {
-        return false;
-    };
+    let plan = plan::plan(strategy, first.page_count(), cluster.link_rate(target));
+    let Plan { limits: Some(limits), why, .. } = plan else { return false };
     // From now on slots that it gives up are not used again at once.
     header.prefix.set_travelled(body.id);
-    let copying = Copying::start(cluster, task, (target, epoch), limits, first);
+    let copying = Copying::start(cluster, task, (target, epoch), limits, why, first);
     let has_begun = copying.is_some();
     body.journey().copying = copying;
     has_begun
@@ -317,8 +322,9 @@ fn ship_rest(
         args: None,
         stood_us: journey.stood_us(),
         clock: Reading::take(Some(header)),
+        report: Report::begin(journey),
     };
-    copying.ship_rest(header.id, header, &manifest)
+    copying.ship_rest(header.id, header, manifest)
 }
 
 /// Pages of a task's heap that hold live blocks or records.
@@ -335,6 +341,7 @@ fn load(body: &MobileBody, journey: &Journey) -> Option<Load> {
         args: None,
         stood_us: journey.stood_us(),
         clock: Reading::take(body.header()),
+        report: Report::begin(journey),
     };
     let Some(header) = body.header() else {
         let call = body.take_call().expect("a task without a header has its call");
@@ -349,6 +356,7 @@ fn load(body: &MobileBody, journey: &Journey) -> Option<Load> {
     loop {
         let image = image::of(header);
         let (base, parts) = Base::copy(&image.slots)?;
+        manifest.report.stop_copy(journey, (base.byte_count() / PAGE_LEN) as u64);
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
         if base.word(header.prefix.arena().remote_list_addr()) == Some(0) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use migrt_proto::wire::Strategy;
+use migrt_proto::wire::{MoveRecord, Strategy};
 use migrt_proto::{EntryId, Epoch, TaskId};
 
 use super::header::Header;
@@ -34,6 +34,7 @@ pub(crate) struct Call {
 pub(crate) struct Order {
     pub(crate) epoch: Epoch,
     pub(crate) strategy: Strategy,
+    pub(crate) since: Instant,
 }
 
 /// A task's last move from here.
@@ -45,6 +46,8 @@ pub(crate) struct Journey {
     pub(crate) order: Option<Order>,
     /// The rounds of it, if pages go while the task runs.
     pub(crate) copying: Option<Arc<Copying>>,
+    /// The record of the move that it came here by.
+    pub(crate) arrival: Option<Box<MoveRecord>>,
     /// What is on its way, kept as the base of its remains.
     pub(crate) shipped: Option<Arc<Base>>,
 }
@@ -158,6 +161,11 @@ impl MobileBody {
 }
 
 impl MobileBody {
+    /// It came here by this move.
+    pub(crate) fn set_arrival(&self, record: MoveRecord) {
+        self.journey.lock().unwrap().arrival = Some(Box::new(record));
+    }
+
     pub(crate) fn frozen_at(&self, when: Instant) {
         self.journey.lock().unwrap().frozen_at = Some(when);
     }
