@@ -16,7 +16,6 @@ pub(crate) mod arrive;
 #[expect(unsafe_code, reason = "reads every word of a frozen task")]
 pub(crate) mod audit;
 pub(crate) mod chaos;
-#[expect(unsafe_code, reason = "reads pages of tasks that run")]
 pub(crate) mod copying;
 #[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
 pub(crate) mod image;
@@ -27,6 +26,8 @@ mod plan;
 pub(crate) mod record;
 #[expect(unsafe_code, reason = "compares and merges pages that the node still uses")]
 pub(crate) mod remains;
+#[expect(unsafe_code, reason = "reads pages of tasks that run")]
+mod rounds;
 pub(crate) mod strategy;
 pub(crate) mod watch;
 
@@ -39,10 +40,11 @@ use migrt_proto::wire::{Refusal, ShipHeader, ShipSlot, Strategy, StreamHead};
 use migrt_proto::{Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
-use self::copying::{Checkpoint, Copying};
+use self::copying::Copying;
 use self::plan::Plan;
 use self::record::Report;
 use self::remains::Base;
+use self::rounds::Checkpoint;
 use crate::census;
 use crate::cluster::{Cluster, cluster};
 use crate::config::Audit;
