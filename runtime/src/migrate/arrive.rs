@@ -294,7 +294,10 @@ fn begin(
     copy.take(section)?;
     let task_slot = copy.slots.first().map(|slot| SlotRef(slot.raw()));
     let is_last = match section.kind {
-        SectionKind::Round { .. } => false,
+        SectionKind::Round { .. } => {
+            crate::fail::point("target.round");
+            false
+        }
         SectionKind::Rest => true,
         _ => return Err("a section of another kind of move".to_owned()),
     };
