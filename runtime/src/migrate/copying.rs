@@ -233,7 +233,7 @@ impl Copying {
         &self,
         task: TaskId,
         header: &Header,
-        mut manifest: Manifest,
+        manifest: impl FnOnce() -> Manifest,
     ) -> Result<(Base, usize), String> {
         let mut work = self.work();
         let (mut parts, mut section, mut byte_count, mut live_pages);
@@ -261,6 +261,7 @@ impl Copying {
         }
         let rest_pages = (byte_count / PAGE_LEN) as u64;
         let record = work.rounds.record();
+        let mut manifest = manifest();
         manifest.report.pre_copy(&self.why, &record, live_pages, rest_pages);
         section.extra = postcard::to_stdvec(&manifest).expect("plain data encodes");
         let feed = work.feed.take().expect("rounds have opened the stream");

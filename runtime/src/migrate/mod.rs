@@ -51,7 +51,7 @@ use crate::config::Audit;
 use crate::exec::door;
 use crate::fail;
 use crate::net::Part;
-use crate::task::body::{Journey, MobileBody, Order};
+use crate::task::body::{MobileBody, Order};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
 use crate::task::state::Phase;
@@ -254,21 +254,21 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
     let body = mobile(task);
     let id = body.id;
     // Held until the copy is made: a move that is called off meanwhile waits for it.
-    let mut journey = body.journey();
+    let mut shipped = body.shipped();
     if task.state.phase() != Phase::Frozen {
         return;
     }
-    if let (Some(copying), Some(header)) = (journey.copying.clone(), body.header()) {
-        let shipped = ship_rest(&copying, header, &journey);
-        let failed = match shipped {
+    let copying = body.journey().copying.clone();
+    if let (Some(copying), Some(header)) = (copying, body.header()) {
+        let failed = match ship_rest(&copying, header, body) {
             Ok((base, byte_count)) => {
-                journey.shipped = Some(Arc::new(base));
+                *shipped = Some(Arc::new(base));
                 cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
                 None
             }
             Err(why) => Some(why),
         };
-        drop(journey);
+        drop(shipped);
         // The mover's thread ends, and with it the watching.
         copying.end();
         fail::point("source.shipped");
@@ -277,15 +277,15 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         }
         return;
     }
-    let Some(load) = load(body, &journey) else {
-        drop(journey);
+    let Some(load) = load(body) else {
+        drop(shipped);
         let why = "this node has no slot left to copy the task's pages to";
         return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why));
     };
     let Load { manifest, slots, base, parts } = load;
     let byte_count = base.byte_count();
-    journey.shipped = Some(Arc::new(base));
-    drop(journey);
+    *shipped = Some(Arc::new(base));
+    drop(shipped);
     let ship = ShipHeader {
         task: id,
         epoch,
@@ -316,17 +316,10 @@ struct Load {
 fn ship_rest(
     copying: &Copying,
     header: &Header,
-    journey: &Journey,
+    body: &MobileBody,
 ) -> Result<(Base, usize), String> {
     prepare(header);
-    let manifest = Manifest {
-        entry: header.entry.id.0,
-        args: None,
-        stood_us: journey.stood_us(),
-        clock: Reading::take(Some(header)),
-        report: Report::begin(journey),
-    };
-    copying.ship_rest(header.id, header, manifest)
+    copying.ship_rest(header.id, header, || manifest(body))
 }
 
 /// Pages of a task's heap that hold live blocks or records.
@@ -337,15 +330,9 @@ fn live_pages(header: &Header) -> usize {
 }
 
 /// Copies a frozen task's pages, or its call. `None`: there is no slot for the copy.
-fn load(body: &MobileBody, journey: &Journey) -> Option<Load> {
-    let mut manifest = Manifest {
-        entry: 0,
-        args: None,
-        stood_us: journey.stood_us(),
-        clock: Reading::take(body.header()),
-        report: Report::begin(journey),
-    };
+fn load(body: &MobileBody) -> Option<Load> {
     let Some(header) = body.header() else {
+        let mut manifest = manifest(body);
         let call = body.take_call().expect("a task without a header has its call");
         manifest.entry = call.entry.0;
         manifest.args = Some(call.args.clone());
@@ -353,18 +340,32 @@ fn load(body: &MobileBody, journey: &Journey) -> Option<Load> {
         let (slots, parts) = (Vec::new(), Vec::new());
         return Some(Load { manifest, slots, base: Base::default(), parts });
     };
-    manifest.entry = header.entry.id.0;
     prepare(header);
     loop {
         let image = image::of(header);
         let (base, parts) = Base::copy(&image.slots)?;
-        manifest.report.stop_copy(journey, (base.byte_count() / PAGE_LEN) as u64);
+
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
         if base.word(header.prefix.arena().remote_list_addr()) == Some(0) {
+            let mut manifest = manifest(body);
+            let strategy = body.journey().order.map(|order| order.strategy);
+            manifest.report.stop_copy(strategy, (base.byte_count() / PAGE_LEN) as u64);
             return Some(Load { manifest, slots: image.slots, base, parts });
         }
         header.drain_frees();
+    }
+}
+
+/// Written when everything else is ready: what it says of times holds from then on.
+fn manifest(body: &MobileBody) -> Manifest {
+    let journey = body.journey();
+    Manifest {
+        entry: body.header().map_or(0, |header| header.entry.id.0),
+        args: None,
+        stood_us: journey.stood_us(),
+        clock: Reading::take(body.header()),
+        report: Report::begin(&journey),
     }
 }
 
@@ -404,8 +405,7 @@ fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     cluster.metrics.left();
     tracing::debug!(task = %body.id, to = to.0, "left");
     if let Some(header) = body.header() {
-        let base =
-            body.journey().shipped.take().expect("it was shipped before it was another node's");
+        let base = body.shipped().take().expect("it was shipped before it was another node's");
         end_rounds(body);
         remains::keep_departed(header, base);
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use migrt_proto::transfer::RoundsRecord;
-use migrt_proto::wire::{Method, MoveRecord};
+use migrt_proto::wire::{Method, MoveRecord, Strategy};
 use migrt_proto::{NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
@@ -38,9 +38,9 @@ impl Report {
     }
 
     /// All of it while the task stands still.
-    pub(super) fn stop_copy(&mut self, journey: &Journey, page_count: u64) {
+    pub(super) fn stop_copy(&mut self, strategy: Option<Strategy>, page_count: u64) {
         self.method = Method::StopCopy;
-        self.why = plan::why_stop_copy(journey.order.map(|order| order.strategy));
+        self.why = plan::why_stop_copy(strategy);
         (self.live_pages, self.sent_pages, self.rest_pages) = (page_count, page_count, page_count);
     }
 

@@ -48,8 +48,6 @@ pub(crate) struct Journey {
     pub(crate) copying: Option<Arc<Copying>>,
     /// The record of the move that it came here by.
     pub(crate) arrival: Option<Box<MoveRecord>>,
-    /// What is on its way, kept as the base of its remains.
-    pub(crate) shipped: Option<Arc<Base>>,
 }
 
 impl Journey {
@@ -70,8 +68,10 @@ pub(crate) struct MobileBody {
     cancel: AtomicBool,
     /// Local tasks it started that have not ended.
     pub(crate) children: AtomicU32,
-    /// When it was last frozen, and why its last move was refused.
+    /// Its last move: when it was frozen, why it was refused. Never held for long.
     journey: Mutex<Journey>,
+    /// What is on its way, kept as the base of its remains. Held while that is copied.
+    shipped: Mutex<Option<Arc<Base>>>,
 }
 
 impl MobileBody {
@@ -90,6 +90,7 @@ impl MobileBody {
             cancel: AtomicBool::new(false),
             children: AtomicU32::new(0),
             journey: Mutex::default(),
+            shipped: Mutex::default(),
         }
     }
 
@@ -173,6 +174,11 @@ impl MobileBody {
     /// The state of its last move from here.
     pub(crate) fn journey(&self) -> MutexGuard<'_, Journey> {
         self.journey.lock().unwrap()
+    }
+
+    /// What is on its way. Not to be asked for by a thread that others wait for.
+    pub(crate) fn shipped(&self) -> MutexGuard<'_, Option<Arc<Base>>> {
+        self.shipped.lock().unwrap()
     }
 
     pub(crate) fn set_refusal(&self, why: String) {
