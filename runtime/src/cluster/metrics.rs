@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use migrt_proto::NodeId;
 use migrt_proto::wire::MoveRecord;
+use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Reply, cluster};
@@ -44,6 +44,9 @@ pub struct Metrics {
     /// Mobile tasks that ended here.
     pub tasks_ended: u64,
 }
+
+/// The target has installed so many sections of the rounds of a task.
+const KIND_ROUND: u16 = 4;
 
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -148,6 +151,28 @@ pub fn cluster_metrics() -> Vec<(NodeId, Metrics)> {
 
 impl Cluster {
     /// A message between runtimes.
+    /// Tells the source of an arriving task how many sections of its rounds are here.
+    pub(crate) fn tell_round(
+        &'static self,
+        source: NodeId,
+        task: TaskId,
+        epoch: Epoch,
+        sections: u32,
+    ) {
+        let bytes = postcard::to_stdvec(&(task, epoch, sections)).expect("plain numbers encode");
+        self.tell(|core, now| core.send_custom(now, source, KIND_ROUND, bytes));
+    }
+
+    fn round_installed(&self, from: NodeId, task: TaskId, epoch: Epoch, sections: u32) {
+        let record = self.resident(task);
+        let body = record.as_ref().and_then(|record| record.mobile());
+        if let Some(copying) = body.and_then(|body| body.journey().copying.clone())
+            && (copying.target, copying.epoch) == (from, epoch)
+        {
+            copying.installed(sections);
+        }
+    }
+
     pub(super) fn custom(&'static self, from: NodeId, kind: u16, bytes: &[u8]) {
         match (kind, bytes.split_first_chunk::<8>()) {
             (KIND_ASK, Some((token, _))) => {
@@ -161,6 +186,10 @@ impl Cluster {
                     let token = migrt_proto::Token(u64::from_le_bytes(*token));
                     self.reply(token, Reply::Metrics(metrics));
                 }
+            }
+            (KIND_ROUND, _) => {
+                let Ok((task, epoch, sections)) = postcard::from_bytes(bytes) else { return };
+                self.round_installed(from, task, epoch, sections);
             }
             (KIND_MESHED, _) => {
                 self.meshed.lock().unwrap().insert(from);

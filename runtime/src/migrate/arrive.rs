@@ -156,9 +156,10 @@ impl Arrival {
         };
         let shipped = manifest.clock.elapsed(since.elapsed());
         let pause_us = manifest.stood_us + shipped.as_micros() as u32;
+        let shipped = shipped.max(since.elapsed());
         let cluster = crate::cluster::cluster();
         let ends = (self.task, self.from, cluster.me());
-        let record = manifest.report.clone().finish(ends, pause_us.into(), since.elapsed());
+        let record = manifest.report.clone().finish(ends, pause_us.into(), shipped);
         tracing::info!(
             task = %record.task, from = %record.from, to = %record.to, method = ?record.method,
             why = record.why, rounds = record.rounds, live_pages = record.live_pages,
@@ -193,6 +194,8 @@ struct Incoming {
     is_last: bool,
     /// Of the next section's head, as far as it has come.
     head: Vec<u8>,
+    /// Sections of rounds that were installed.
+    sections: u32,
 }
 
 impl Arrive {
@@ -227,25 +230,38 @@ impl Arrive {
         merge.finish().map_err(|why| Refusal::Other { why })
     }
 
-    /// Installs bytes, and takes the heads between them.
-    fn install(&mut self, mut bytes: &[u8]) -> Result<(), String> {
+    /// Installs bytes, and takes the heads between them; `true`: a round is all there.
+    fn install(&mut self, mut bytes: &[u8]) -> Result<bool, String> {
         // Refused already: the source hears why. (Breaking the stream would tell it only that.)
-        let Ok(incoming) = self.incoming.as_mut() else { return Ok(()) };
+        let Ok(incoming) = self.incoming.as_mut() else { return Ok(false) };
         // Held while pages are written: a discard waits, and then nothing is written any more.
         let mut state = self.arrival.state.lock().unwrap();
-        let State::Here(copy) = &mut *state else { return Ok(()) };
+        let State::Here(copy) = &mut *state else { return Ok(false) };
+        let sections = incoming.sections;
         while !bytes.is_empty() {
             if !incoming.installer.is_complete() {
                 let taken = incoming.installer.write(bytes, copy.merge.as_mut());
                 bytes = &bytes[taken..];
+                if incoming.installer.is_complete() && !incoming.is_last {
+                    incoming.sections += 1;
+                }
             } else if incoming.is_last {
                 return Err("more bytes than the last section announced".to_owned());
             } else if let Some(section) = take_head(&mut incoming.head, &mut bytes)? {
                 let of = (self.arrival.task, self.epoch);
+                let sections = incoming.sections;
                 *incoming = begin(copy, &section, of, &self.arrival.last)?;
+                incoming.sections = sections;
             }
         }
-        Ok(())
+        Ok(incoming.sections > sections)
+    }
+
+    /// Tells the source how many sections of rounds are installed.
+    fn tell_installed(&self) {
+        let Ok(incoming) = &self.incoming else { return };
+        let (task, epoch) = (self.arrival.task, self.epoch);
+        self.cluster.tell_round(self.arrival.from, task, epoch, incoming.sections);
     }
 
     /// The stream cannot go on: the source hears why, unless it knows already.
@@ -311,7 +327,7 @@ fn begin(
         let _ = last.set((manifest_of(section)?, since));
     }
     let installer = Installer::new(task_slot, &section.slots)?;
-    Ok(Incoming { installer, is_last, head: Vec::new() })
+    Ok(Incoming { installer, is_last, head: Vec::new(), sections: 0 })
 }
 
 /// Gathers the head of a section: four bytes of length, then the frame.
@@ -369,8 +385,10 @@ fn take_over(slot: SlotId, task: TaskId, kept: &mut Option<Kept>) -> Result<(), 
 
 impl BulkSink for Arrive {
     fn chunk(&mut self, bytes: &[u8]) -> Result<(), String> {
-        if let Err(why) = self.install(bytes) {
-            self.fail(Refusal::ShipFailed { why });
+        match self.install(bytes) {
+            Ok(true) => self.tell_installed(),
+            Ok(false) => {}
+            Err(why) => self.fail(Refusal::ShipFailed { why }),
         }
         Ok(())
     }

@@ -47,6 +47,8 @@ pub(crate) struct Copying {
 struct State {
     wanted: bool,
     stop: Option<Checkpoint>,
+    /// Sections that the target has installed.
+    installed: u32,
     /// The rounds are over and the task is to be frozen.
     is_last: bool,
     /// Nothing is to be done any more: called off, ended, or shipped.
@@ -99,9 +101,19 @@ impl Copying {
         true
     }
 
-    /// Whether nothing more is to be done.
-    pub(super) fn is_over(&self) -> bool {
-        self.state().over
+    /// The target has installed so many sections.
+    pub(crate) fn installed(&self, sections: u32) {
+        self.state().installed = sections;
+        self.news.notify_all();
+    }
+
+    /// Waits until the target has installed so many sections; `false`: the rounds are over.
+    pub(super) fn wait_installed(&self, sections: u32) -> bool {
+        let mut state = self.state();
+        while state.installed < sections && !state.over {
+            state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        !state.over
     }
 
     /// Whether the rounds are over and the task is to be frozen now.

@@ -6,7 +6,7 @@
 //! sent  − live ──> dead: cleared at the target by the last section
 //! ```
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use migrt_iso::{PAGE_LEN, SlotId, page};
 use migrt_proto::transfer::{PageFrame, PageSet, Rounds, Run, Section, SectionKind, Step};
@@ -60,6 +60,8 @@ pub(super) struct Work {
     leftover: PageSet,
     sent: PageSet,
     pub(super) suspects: Suspects,
+    /// Sections sent so far.
+    sections: u32,
     /// The last look at the frozen task, and what it left to be sent.
     pub(super) last: Option<(Checkpoint, PageSet)>,
 }
@@ -73,6 +75,7 @@ impl Work {
             leftover: PageSet::new(),
             sent: PageSet::new(),
             suspects: Suspects::default(),
+            sections: 0,
             last: None,
         }
     }
@@ -238,14 +241,13 @@ impl Work {
                 self.feed.insert(feed.ok_or("this node is alone")?)
             }
         };
-        let written = feed.push(parts.0);
-        // Looks up now and then: the rounds may be called off while the link stands still.
-        loop {
-            match written.recv_timeout(Duration::from_millis(50)) {
-                Ok(()) => return Ok((send, len as u64)),
-                Err(std::sync::mpsc::RecvTimeoutError::Timeout) if !copying.is_over() => {}
-                Err(_) => return Err("the stream broke".to_owned()),
-            }
+        drop(feed.push(parts.0));
+        self.sections += 1;
+        // Until it is there: what is queued here would hold up the last pages.
+        if copying.wait_installed(self.sections) {
+            Ok((send, len as u64))
+        } else {
+            Err("it was called off".to_owned())
         }
     }
 }

@@ -178,6 +178,11 @@ fn main() -> migrt::Result<()> {
         for (_, metrics) in migrt::cluster_metrics() {
             pauses.extend(metrics.pauses_us);
             bytes += metrics.bytes_shipped;
+            if std::env::var_os("WRITER_RECORDS").is_some() {
+                for record in metrics.moves {
+                    println!("{record:?}");
+                }
+            }
         }
         pauses.sort_unstable();
         let at = |part: usize| pauses.get(pauses.len() * part / 100).copied().unwrap_or(0);
