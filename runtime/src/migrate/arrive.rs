@@ -219,6 +219,9 @@ impl Arrive {
                 cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
             }
         }
+        if arrive.incoming.as_ref().is_ok_and(|incoming| incoming.sections > 0) {
+            arrive.tell_installed();
+        }
         arrive
     }
 
@@ -251,7 +254,8 @@ impl Arrive {
                 let of = (self.arrival.task, self.epoch);
                 let sections = incoming.sections;
                 *incoming = begin(copy, &section, of, &self.arrival.last)?;
-                incoming.sections = sections;
+                // One without pages is there at once.
+                incoming.sections += sections;
             }
         }
         Ok(incoming.sections > sections)
@@ -327,7 +331,8 @@ fn begin(
         let _ = last.set((manifest_of(section)?, since));
     }
     let installer = Installer::new(task_slot, &section.slots)?;
-    Ok(Incoming { installer, is_last, head: Vec::new(), sections: 0 })
+    let sections = u32::from(!is_last && installer.is_complete());
+    Ok(Incoming { installer, is_last, head: Vec::new(), sections })
 }
 
 /// Gathers the head of a section: four bytes of length, then the frame.

@@ -56,7 +56,8 @@ struct State {
 }
 
 impl Copying {
-    /// Begins the rounds of a task that goes on running; `first` is what is alive now.
+    /// Begins the rounds of a task that goes on running; `first` is what is alive now. `false`: there
+    /// is no thread for it.
     pub(crate) fn start(
         cluster: &'static Cluster,
         task: &TaskRef,
@@ -64,7 +65,7 @@ impl Copying {
         limits: Limits,
         why: String,
         first: Checkpoint,
-    ) -> Option<Arc<Copying>> {
+    ) -> bool {
         let copying = Arc::new(Copying {
             target: to.0,
             epoch: to.1,
@@ -74,12 +75,17 @@ impl Copying {
             news: Condvar::new(),
             work: Mutex::new(Work::new(Rounds::new(limits, cluster.link_rate(to.0)))),
         });
-        let (task, mover) = (task.clone(), copying.clone());
-        std::thread::Builder::new()
+        let body = task.mobile().expect("only mobile tasks move");
+        // Before the thread: the target's answers look for it there.
+        body.journey().copying = Some(copying.clone());
+        let task = task.clone();
+        let spawned = std::thread::Builder::new()
             .name("migrt-mover".to_owned())
-            .spawn(move || census::clearing(|| mover.run(cluster, &task, first)))
-            .ok()?;
-        Some(copying)
+            .spawn(move || census::clearing(|| copying.run(cluster, &task, first)));
+        if spawned.is_err() {
+            body.journey().copying = None;
+        }
+        spawned.is_ok()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

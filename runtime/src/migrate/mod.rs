@@ -157,10 +157,7 @@ fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bo
     let Plan { limits: Some(limits), why, .. } = plan else { return false };
     // From now on slots that it gives up are not used again at once.
     header.prefix.set_travelled(body.id);
-    let copying = Copying::start(cluster, task, (target, epoch), limits, why, first);
-    let has_begun = copying.is_some();
-    body.journey().copying = copying;
-    has_begun
+    Copying::start(cluster, task, (target, epoch), limits, why, first)
 }
 
 /// No more rounds of a task that goes on here, or ends.

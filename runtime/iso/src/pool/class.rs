@@ -208,8 +208,12 @@ impl Locked<'_> {
             return;
         }
         let (table, class) = (self.table, self.class);
-        let overlap =
-            self.pool.fresh.iter().copied().find(|r| r.next < r.end && r.next < end && first < r.end);
+        let overlap = self
+            .pool
+            .fresh
+            .iter()
+            .copied()
+            .find(|r| r.next < r.end && r.next < end && first < r.end);
         if let Some(range) = overlap {
             return self.grant_one_by_one(first, end, range);
         }
