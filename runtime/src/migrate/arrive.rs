@@ -21,6 +21,7 @@ use super::remains::{self, Kept, Merge};
 use super::{Manifest, call_of};
 use crate::cluster::Cluster;
 use crate::net::BulkSink;
+use crate::task::adopted;
 use crate::task::body::MobileBody;
 use crate::task::header::{Header, Layout};
 use crate::task::mobile;
@@ -93,6 +94,7 @@ impl Arrival {
                 // nobody else knows them (I1, I3).
                 let header = unsafe { &*Layout { slot }.header() };
                 assert_eq!(header.id, self.task, "I4: another task's header has arrived");
+                adopted::arrived(header);
                 header.moves.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 self.manifest.clock.go_on(header, self.since.elapsed());
                 // SAFETY: the block came whole with the task, which does not run.

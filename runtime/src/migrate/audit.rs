@@ -61,9 +61,11 @@ pub(crate) fn scan(header: &Header, slots: &[SlotId]) -> Option<Hit> {
     let sp = image::saved_sp(header);
     let tp = header.tp() as usize;
     let stack = (sp, header.root_sp.get());
+    let mut slots = slots.to_vec();
+    slots.sort_unstable();
+    let slots = &slots[..];
     let mut trace = Trace {
         own: slots,
-        arena: header.prefix.arena(),
         seen: Seen::new(slots),
         work: Vec::new(),
     };
@@ -84,8 +86,8 @@ pub(crate) fn scan(header: &Header, slots: &[SlotId]) -> Option<Hit> {
 
 /// The walk over what a task can reach.
 struct Trace<'a> {
+    /// Its slots, ascending.
     own: &'a [SlotId],
-    arena: &'a Arena,
     seen: Seen<'a>,
     /// Blocks that were reached and not read yet.
     work: Vec<(usize, usize)>,
@@ -127,11 +129,12 @@ impl Trace<'_> {
             return is_node(word);
         }
         let Some(slot) = SlotId::of_addr(word) else { return false };
-        let Some(index) = self.own.iter().position(|&own| own == slot) else {
+        let Ok(index) = self.own.binary_search(&slot) else {
             return is_live_elsewhere(slot);
         };
         if self.seen.is_new(index, word)
-            && let Some((start, len)) = self.arena.block_of(word)
+            // SAFETY: the task's own slot; nobody changes the arena while the task is frozen.
+            && let Some((start, len)) = unsafe { Arena::live_block_at(word) }
             && self.seen.mark(index, start)
         {
             self.work.push((start, len));

@@ -35,6 +35,7 @@ use crate::cluster::{Cluster, cluster};
 use crate::config::Audit;
 use crate::exec::door;
 use crate::fail;
+use crate::task::adopted;
 use crate::task::body::{Call, Journey, MobileBody};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
@@ -110,7 +111,7 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
         return Err(Refusal::Pinned { what: pins.join(", ") });
     }
     let Some(header) = body.header() else { return check_call(body) };
-    header.drain_frees();
+    body.drain_frees(header);
     let sp = image::saved_sp(header);
     let layout = header.layout();
     if !(layout.stack_low()..layout.tls_start()).contains(&sp) {
@@ -160,7 +161,10 @@ const LONG_IMAGE: usize = 1 << 20;
 
 /// Sends a frozen task to `to`.
 pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
-    let is_long = mobile(task).header().is_some_and(|h| h.prefix.arena().live_bytes() > LONG_IMAGE);
+    let is_long = mobile(task).header().is_some_and(|header| {
+        let arenas = std::iter::once(&header.prefix).chain(header.adopted());
+        arenas.map(|arena| arena.arena().live_bytes()).sum::<usize>() > LONG_IMAGE
+    });
     if is_long {
         let task = task.clone();
         let spawned = std::thread::Builder::new()
@@ -238,10 +242,11 @@ fn load(body: &MobileBody, journey: &Journey) -> Option<Load> {
         let base = remains::Base::copy(&image.slots)?;
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
-        if base.word(header.prefix.arena().remote_list_addr()) == Some(0) {
+        let arenas = || std::iter::once(&header.prefix).chain(header.adopted());
+        if arenas().all(|a| base.word(a.arena().remote_list_addr()) == Some(0)) {
             return Some(Load { manifest, slots: image.slots, base: Arc::new(base) });
         }
-        header.drain_frees();
+        body.drain_frees(header);
     }
 }
 
@@ -288,10 +293,11 @@ fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     task.state.release();
 }
 
-/// The slots of a task, its task slot first.
+/// The slots of a task, its task slot first, those of adopted arenas last.
 pub(crate) fn slots_of(header: &Header) -> Vec<SlotId> {
     let mut slots = vec![header.slot];
     header.prefix.arena().for_each_extent(&mut |slot| slots.push(slot));
+    adopted::slots(header, &mut |slot| slots.push(slot));
     slots
 }
 

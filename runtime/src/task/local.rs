@@ -1,4 +1,5 @@
-//! A local task: a closure that runs on the node's heap and its worker's thread-locals.
+//! A local task: a closure that runs on the node's heap and its worker's thread-locals. (What a
+//! *mobile* task spawns is built differently: `child.rs`.)
 //!
 //! The payload of its record is, one after the other:
 //!
@@ -18,7 +19,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::coro::{Coro, TaskYielder};
-use super::parent::ParentPin;
 use super::record::{Body, Record, TaskRef};
 use super::stack::Stack;
 use crate::error::JoinError;
@@ -58,8 +58,6 @@ pub(crate) struct LocalBody {
     pub(crate) yielder: Cell<*const TaskYielder>,
     /// The size class its stack comes from.
     pub(crate) stack_class: migrt_iso::SlotClass,
-    /// The mobile task that started it, which stays put until this one ends.
-    parent: Cell<Option<ParentPin>>,
 }
 
 impl fmt::Debug for LocalBody {
@@ -129,11 +127,7 @@ where
 }
 
 impl LocalBody {
-    pub(crate) fn new<F, T>(
-        closure: F,
-        stack_class: migrt_iso::SlotClass,
-        parent: Option<ParentPin>,
-    ) -> LocalBody
+    pub(crate) fn new<F, T>(closure: F, stack_class: migrt_iso::SlotClass) -> LocalBody
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
@@ -155,7 +149,6 @@ impl LocalBody {
             stack: Cell::new(None),
             yielder: Cell::new(std::ptr::null()),
             stack_class,
-            parent: Cell::new(parent),
         };
         // SAFETY: a new payload holds nothing.
         unsafe { Cellar::<F>::put(body.payload.get().cast(), closure) };
@@ -192,7 +185,7 @@ impl LocalBody {
         self.worker.load(Ordering::Relaxed) != NO_WORKER
     }
 
-    /// The task has returned: its stack goes back, its parent may move again.
+    /// The task has returned: its stack goes back.
     pub(crate) fn end(&self, worker: &Worker) {
         // SAFETY: only the worker that runs the task touches `coro`; it has returned.
         unsafe { *self.coro.get() = None };
@@ -200,7 +193,6 @@ impl LocalBody {
             stack.set_tenant(std::ptr::null());
             worker.keep_stack(stack);
         }
-        drop(self.parent.take());
     }
 
     /// Takes the outcome out.
@@ -239,11 +231,10 @@ pub(crate) fn new_task<F, T>(
     worker: Option<&Worker>,
     closure: F,
     stack_class: migrt_iso::SlotClass,
-    parent: Option<ParentPin>,
 ) -> TaskRef
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    TaskRef::new(worker, Body::Local(LocalBody::new(closure, stack_class, parent)))
+    TaskRef::new(worker, Body::Local(LocalBody::new(closure, stack_class)))
 }

@@ -36,6 +36,12 @@ pub struct HeaderPrefix {
     pub thread_pins: AtomicU32,
     /// What the task allocates now is the node's: it runs code whose memory is the process's.
     node_heap: Cell<bool>,
+    /// The next in the list of arenas that a task has adopted, if this is one (`adopted`).
+    pub(crate) next_adopted: Cell<*const HeaderPrefix>,
+    /// An adopted arena has been on another node, which may keep its pages.
+    pub(crate) travelled: Cell<bool>,
+    /// What is dead in its slot was discarded.
+    pub(crate) trimmed: Cell<bool>,
 }
 
 impl HeaderPrefix {
@@ -49,6 +55,9 @@ impl HeaderPrefix {
             fd_pins: AtomicU32::new(0),
             thread_pins: AtomicU32::new(0),
             node_heap: Cell::new(false),
+            next_adopted: Cell::new(ptr::null()),
+            travelled: Cell::new(false),
+            trimmed: Cell::new(false),
         }
     }
 

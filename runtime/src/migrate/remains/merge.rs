@@ -19,12 +19,13 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use migrt_iso::arena::Arena;
 use migrt_iso::{PAGE_LEN, SlotId};
 
 use super::{Base, Kept};
 use crate::census;
 use crate::symbols;
-use crate::task::header::{Header, Layout};
+use crate::task::header::Layout;
 
 const PAGE_WORDS: usize = PAGE_LEN / 8;
 /// Counts above are none.
@@ -169,7 +170,7 @@ impl Merge {
     /// freed from afar at the last moment elsewhere stay allocated.
     fn each_change(&self, mut seen: impl FnMut(usize, Word)) {
         let base = self.kept.base();
-        let frees = self.header().prefix.arena().remote_list_addr();
+        let frees = self.remote_lists();
         for &page in &self.pages {
             let task = self.staging.page(page);
             let before = base.page(page).unwrap_or(ZEROS.as_ptr() as usize);
@@ -187,7 +188,7 @@ impl Merge {
                     let addr = page + at * 8;
                     // SAFETY: as in `apply`.
                     let node = unsafe { &*(addr as *const AtomicUsize) }.load(Ordering::Relaxed);
-                    if addr != frees || node == base {
+                    if node == base || !frees.contains(&addr) {
                         seen(addr, Word { base, node, task });
                     }
                 }
@@ -195,22 +196,28 @@ impl Merge {
         }
     }
 
-    /// Whether the word is one of the first two of its block, as an `Arc`'s counts are.
-    fn is_count(&self, addr: usize) -> bool {
-        let header = self.header();
-        let block = header.prefix.arena().block_of(addr);
-        block.is_some_and(|(start, len)| len >= 24 && addr - start < 16)
+    /// The heads of the lists of remote frees: of the task's arena and of those that it had adopted.
+    fn remote_lists(&self) -> Vec<usize> {
+        // SAFETY: kept slots, whose memory is there.
+        let arena = |slot: &SlotId| unsafe { Arena::of_slot(*slot).and_then(|arena| arena.as_ref()) };
+        let mut all: Vec<_> =
+            self.kept.slots.iter().filter_map(arena).map(Arena::remote_list_addr).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
-    /// The header among the remains: as the node has it.
-    fn header(&self) -> &Header {
-        // SAFETY: the first slot of remains is a task slot, its header page kept whole.
-        unsafe { &*Layout { slot: self.kept.slots[0] }.header() }
+    /// Whether the word is one of the first two of its block, as an `Arc`'s counts are.
+    fn is_count(&self, addr: usize) -> bool {
+        // SAFETY: an address in kept slots, whose arenas nobody changes.
+        let block = unsafe { Arena::live_block_at(addr) };
+        block.is_some_and(|(start, len)| len >= 24 && addr - start < 16)
     }
 
     /// Says which static leads to the word.
     fn explain(&self, addr: usize) -> String {
-        let block = self.header().prefix.arena().block_of(addr);
+        // SAFETY: as in `is_count`.
+        let block = unsafe { Arena::live_block_at(addr) };
         let name = block
             .and_then(|(start, len)| static_that_reaches(start, len))
             .or_else(|| self.kept.slots.iter().find_map(|s| static_that_reaches(s.base(), s.len())))
