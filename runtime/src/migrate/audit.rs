@@ -22,6 +22,7 @@ use super::image;
 use crate::census::{self, NodeMemory};
 use crate::symbols;
 use crate::task::header::Header;
+use crate::task::{retire, stack};
 use crate::task::tls::TlsLayout;
 
 /// No node memory lies below: the program's image does, and small numbers.
@@ -183,11 +184,23 @@ fn is_node(word: usize) -> bool {
     census::is_node_memory(word).is_some()
 }
 
-/// Whether a word leads to something alive in a slot that is not the task's.
+/// Whether something is alive in a slot that is not the task's: remains, a local task on the stack that
+/// it is, or a heap. Slots that rest, and those that workers keep warm, are in use and hold nothing.
 #[cold]
 fn is_live_elsewhere(slot: SlotId) -> bool {
     let pool = pool::global();
-    pool.is_used(slot) || pool.is_kept(slot)
+    if !pool.is_used(slot) {
+        return pool.is_kept(slot);
+    }
+    if retire::is_resting(slot) {
+        return false;
+    }
+    let stacks = stack::registry();
+    match stacks.contains(&slot) {
+        true => stack::has_tenant(slot),
+        // SAFETY: no stack of a local task, so its first page is no guard.
+        false => unsafe { Arena::of_slot(slot) }.is_some(),
+    }
 }
 
 impl Hit {

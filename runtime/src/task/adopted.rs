@@ -30,10 +30,18 @@ use super::header::{Header, Layout};
 use super::prefix::HeaderPrefix;
 use super::retire;
 use super::tls::TCB_SPACE;
-use crate::exec::worker::Worker;
 
 /// With fewer adopted arenas nobody looks for dead ones before the next move.
 const SWEEP_MIN: u32 = 8;
+
+/// So many dead arenas stay with their owner, for its next children. Values that were moved or dropped
+/// leave their bytes in frames, and an audit takes such an address into a slot that is somebody else's
+/// by now for one into that. Each costs a page when the owner moves.
+const SPARES: u32 = 4;
+/// About so much of a dead arena's slot holds memory.
+const TOUCHED_LEN: usize = 64 << 10;
+/// So far down the list a spare is looked for.
+const REUSE_DEPTH: usize = 8;
 
 /// The slot of an arena that can be adopted.
 pub(crate) fn slot_of(arena: &HeaderPrefix) -> SlotId {
@@ -84,27 +92,64 @@ pub(super) fn sweep_if_due(owner: &Header) {
     }
 }
 
-/// Carries out frees from afar and gives up the arenas in which nothing is alive (rule 1). On an OS
-/// thread's block.
+/// Carries out frees from afar and gives up most of the arenas in which nothing is alive (rule 1). On
+/// an OS thread's block.
 pub(crate) fn sweep(owner: &Header) {
+    sweep_but(SPARES, owner);
+}
+
+/// [`sweep`] for an owner that has ended: nothing dead stays.
+pub(super) fn sweep_all(owner: &Header) {
+    sweep_but(0, owner);
+}
+
+fn sweep_but(spares: u32, owner: &Header) {
     let mut link = &owner.adopted;
-    let mut count = 0;
-    loop {
-        // SAFETY: as in `Header::adopted`.
-        let Some(arena) = (unsafe { link.get().as_ref() }) else { break };
+    let (mut count, mut spare_count) = (0, 0);
+    // SAFETY: as in `Header::adopted`.
+    while let Some(arena) = unsafe { link.get().as_ref() } {
         drain(arena);
         if is_in_use(arena) {
             trim(arena);
-            count += 1;
-            link = &arena.next_adopted;
+        } else if spare_count < spares {
+            spare_count += 1;
+            empty(arena);
         } else {
             link.set(arena.next_adopted.get());
             compiler_fence(Ordering::SeqCst);
             give_up(arena);
+            continue;
         }
+        count += 1;
+        link = &arena.next_adopted;
     }
     owner.adopted_count.set(count);
     owner.sweep_at.set(count * 2);
+}
+
+/// Takes a dead arena off the list: its slot, for a new child, and whether it has travelled (rule 1).
+/// It is as its last child has left it, the guard aside, which may be missing if it has travelled.
+pub(super) fn reuse(owner: &Header) -> Option<(SlotId, bool)> {
+    let mut link = &owner.adopted;
+    for _ in 0..REUSE_DEPTH {
+        // SAFETY: as in `Header::adopted`.
+        let arena = unsafe { link.get().as_ref() }?;
+        drain(arena);
+        if !is_in_use(arena) {
+            empty(arena);
+            link.set(arena.next_adopted.get());
+            owner.adopted_count.set(owner.adopted_count.get() - 1);
+            return Some((slot_of(arena), arena.travelled.get()));
+        }
+        link = &arena.next_adopted;
+    }
+    None
+}
+
+/// Gives all that a dead arena has back but its own slot.
+fn empty(arena: &HeaderPrefix) {
+    // SAFETY: nothing in it is alive.
+    unsafe { arena.arena().destroy(&mut |slot| give_slot(arena, slot)) };
 }
 
 /// Carries out the frees of the arena's blocks by others.
@@ -133,16 +178,15 @@ fn trim(arena: &HeaderPrefix) {
     unsafe { page::discard(low, prefix_page(arena) - low) };
 }
 
-/// Nothing of the arena is alive: its slots go back.
+/// Nothing of the arena is alive: its slots go back. It is on no list.
 pub(super) fn give_up(arena: &HeaderPrefix) {
+    empty(arena);
     let slot = slot_of(arena);
-    // SAFETY: nothing in it is alive and nobody knows it any more.
-    unsafe { arena.arena().destroy(&mut |slot| give_slot(arena, slot)) };
-    match Worker::current() {
+    if arena.travelled.get() {
+        retire::rest(slot);
+    } else {
         // Its guard is where it was put when the slot was taken.
-        Some(worker) if !arena.travelled.get() => worker.mobile.keep_slot(slot),
-        Some(_) | None if arena.travelled.get() => retire::rest(slot),
-        Some(_) | None => pool::global().give_clean(slot),
+        pool::global().give_furnished(slot, TOUCHED_LEN);
     }
 }
 

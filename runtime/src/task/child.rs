@@ -25,15 +25,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use migrt_iso::PAGE_LEN;
-use migrt_proto::TaskId;
 
 use super::body::MobileBody;
 use super::current::{self, on_worker, wait_until};
-use super::header::{Header, TASK_CLASS};
+use super::header::Header;
 use super::join::JoinWord;
 use super::parent::ParentPin;
 use super::record::{Body, TaskRef};
-use super::{adopted, fd_table, mobile, tls};
+use super::{adopted, fd_table, mobile, retire, tls};
 use crate::entry::{Entry, EntryError, TakeArguments};
 use crate::error::JoinError;
 use crate::exec::door;
@@ -186,9 +185,21 @@ fn parent_of(worker: &Worker) -> TaskRef {
 /// A slot with an empty task in it.
 fn reserve(worker: &Worker, parent: &TaskRef) -> Option<&'static Header> {
     let caller = worker.task().and_then(|record| record.mobile()).and_then(MobileBody::header);
-    let slot = worker.mobile.take_slot()?;
-    debug_assert_eq!(slot.class(), TASK_CLASS);
-    let header = mobile::prepare(slot, id_of(parent), &CLOSURE);
+    let owner = parent.mobile().expect("a mobile task");
+    let spare = {
+        let _kin = owner.kin();
+        owner.header().and_then(adopted::reuse)
+    };
+    let (slot, travelled) = match spare {
+        Some(spare) => spare,
+        None => (worker.mobile.take_slot()?, false),
+    };
+    if travelled && !mobile::install_guard(slot) {
+        retire::rest(slot);
+        return None;
+    }
+    let header = mobile::prepare(slot, owner.id, &CLOSURE);
+    header.prefix.travelled.set(travelled);
     header.prefix.set_worker(tls::thread_pointer(), worker.mobile.node_frees());
     if let Some(caller) = caller {
         // An `Instant` that is handed over means the same to both.
@@ -198,10 +209,6 @@ fn reserve(worker: &Worker, parent: &TaskRef) -> Option<&'static Header> {
     // Before anything is put there that a census should see.
     registry::insert(slot);
     Some(header)
-}
-
-fn id_of(parent: &TaskRef) -> TaskId {
-    parent.mobile().expect("a mobile task").id
 }
 
 /// The closure's whole life, on the child.
@@ -269,7 +276,8 @@ fn settle(worker: &Worker, header: &Header, owner: Option<&Header>) {
         let cpu = header.cpu_ns.load(Ordering::Relaxed);
         owner.cpu_ns.fetch_add(cpu, Ordering::Relaxed);
     }
-    if !adopted::is_in_use(arena) {
+    let in_use = adopted::is_in_use(arena);
+    if !in_use && !arena.travelled.get() {
         registry::remove(slot);
         // SAFETY: the child has returned, nothing of its heap is alive.
         unsafe { arena.destroy_arena() };
@@ -282,6 +290,10 @@ fn settle(worker: &Worker, header: &Header, owner: Option<&Header>) {
             adopted::adopt(owner, arena);
             registry::remove(slot);
             adopted::sweep_if_due(owner);
+        }
+        None if !in_use => {
+            registry::remove(slot);
+            adopted::give_up(arena);
         }
         None => {
             fd_table::forget_fds_of(header.tp());

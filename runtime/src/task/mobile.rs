@@ -349,7 +349,7 @@ fn end(worker: &Worker, task: TaskRef) {
     let kin = body.kin();
     adopted::forget_fds(header);
     header.drain_frees();
-    adopted::sweep(header);
+    adopted::sweep_all(header);
     let lives_on = adopted::is_in_use(&header.prefix) || header.adopted().next().is_some();
     if lives_on {
         // Before the header is forgotten: a census must see the heap as the task's or as remains.

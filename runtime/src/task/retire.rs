@@ -23,6 +23,11 @@ pub(crate) fn rest(slot: SlotId) {
     resting.push_back((Instant::now(), slot));
 }
 
+/// Whether nobody uses the slot for now.
+pub(crate) fn is_resting(slot: SlotId) -> bool {
+    RESTING.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|entry| entry.1 == slot)
+}
+
 /// Gives back what has rested; called every few milliseconds.
 pub(crate) fn wake() {
     let mut resting = RESTING.lock().unwrap_or_else(PoisonError::into_inner);
