@@ -22,8 +22,8 @@ use super::image;
 use crate::census::{self, NodeMemory};
 use crate::symbols;
 use crate::task::header::Header;
-use crate::task::{retire, stack};
 use crate::task::tls::TlsLayout;
+use crate::task::{retire, stack};
 
 /// No node memory lies below: the program's image does, and small numbers.
 const LOWEST: usize = 1 << 32;
@@ -65,11 +65,7 @@ pub(crate) fn scan(header: &Header, slots: &[SlotId]) -> Option<Hit> {
     let mut slots = slots.to_vec();
     slots.sort_unstable();
     let slots = &slots[..];
-    let mut trace = Trace {
-        own: slots,
-        seen: Seen::new(slots),
-        work: Vec::new(),
-    };
+    let mut trace = Trace { own: slots, seen: Seen::new(slots), work: Vec::new() };
     let hit = |place| move |(at, word)| Hit { place, at, word, stack, tp };
     if let Some(found) = trace.find(sp..stack.1) {
         return Some(hit(Place::Stack)(found));

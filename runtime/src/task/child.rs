@@ -75,11 +75,7 @@ impl<T> Meeting for Packet<T> {
 
 impl<T> Packet<T> {
     fn new() -> Packet<T> {
-        Packet {
-            join: JoinWord::new(),
-            side: AtomicU8::new(0),
-            outcome: UnsafeCell::new(None),
-        }
+        Packet { join: JoinWord::new(), side: AtomicU8::new(0), outcome: UnsafeCell::new(None) }
     }
 
     pub(super) fn is_ended(&self) -> bool {

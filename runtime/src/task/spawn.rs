@@ -10,8 +10,8 @@ use migrt_iso::SlotClass;
 use migrt_proto::NodeId;
 use migrt_proto::wire::Refusal;
 
-use super::current::{self, on_worker, wait_until};
 use super::child::{self, Packet};
+use super::current::{self, on_worker, wait_until};
 use super::handle::JoinHandle;
 use super::header::TASK_CLASS;
 use super::record::TaskRef;

@@ -103,7 +103,10 @@ pub(crate) fn collect_if_due() {
 pub(crate) fn collect() -> usize {
     // From here down the stack holds addresses of what is looked for.
     let mark = 0usize;
-    collect_from(&raw const mark as usize)
+    let left = collect_from(&raw const mark as usize);
+    // The next to collect may be another thread, for whom this stack is one like all others.
+    census::clear_stack();
+    left
 }
 
 #[inline(never)]

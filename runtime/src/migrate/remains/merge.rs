@@ -199,7 +199,8 @@ impl Merge {
     /// The heads of the lists of remote frees: of the task's arena and of those that it had adopted.
     fn remote_lists(&self) -> Vec<usize> {
         // SAFETY: kept slots, whose memory is there.
-        let arena = |slot: &SlotId| unsafe { Arena::of_slot(*slot).and_then(|arena| arena.as_ref()) };
+        let arena =
+            |slot: &SlotId| unsafe { Arena::of_slot(*slot).and_then(|arena| arena.as_ref()) };
         let mut all: Vec<_> =
             self.kept.slots.iter().filter_map(arena).map(Arena::remote_list_addr).collect();
         all.sort_unstable();
