@@ -70,7 +70,9 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
             let left = collect();
             let took = since.elapsed();
             tracing::trace!(left, ?took, "remains collected");
+            census::clear_stack();
             std::thread::sleep(took * SHARE);
+            census::clear_stack();
         }
     })?;
     Ok(())
