@@ -104,8 +104,9 @@ pub(crate) fn collect_if_due() {
 #[inline(never)]
 pub(crate) fn collect() -> usize {
     // From here down the stack holds addresses of what is looked for.
-    let mark = 0usize;
-    let left = collect_from(&raw const mark as usize);
+    // The 128 bytes below the address count too, as a red zone: they are the mark's own.
+    let mark = std::hint::black_box([0usize; 16 + 1]);
+    let left = collect_from(&raw const mark[16] as usize);
     // The next to collect may be another thread, for whom this stack is one like all others.
     census::clear_stack();
     left
