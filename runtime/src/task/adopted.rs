@@ -38,8 +38,6 @@ const SWEEP_MIN: u32 = 8;
 /// leave their bytes in frames, and an audit takes such an address into a slot that is somebody else's
 /// by now for one into that. Each costs a page when the owner moves.
 const SPARES: u32 = 4;
-/// About so much of a dead arena's slot holds memory.
-const TOUCHED_LEN: usize = 64 << 10;
 /// So far down the list a spare is looked for.
 const REUSE_DEPTH: usize = 8;
 
@@ -185,14 +183,17 @@ pub(super) fn give_up(arena: &HeaderPrefix) {
     if arena.travelled.get() {
         retire::rest(slot);
     } else {
-        // Its guard is where it was put when the slot was taken.
-        pool::global().give_furnished(slot, TOUCHED_LEN);
+        // Emptied: unlike the memory of a task on its own, a child's is full of addresses in its
+        // parent's slots, and its next tenant may not fill all that it takes.
+        // SAFETY: nothing in the slot, which is this node's (I3), is alive; the guard stays.
+        unsafe { page::discard(slot.base(), slot.len()) };
+        pool::global().give_furnished(slot, 0);
     }
 }
 
-/// A heap slot goes back. Other nodes may keep the pages of one that has travelled (`retire`).
+/// A heap slot goes back, empty too. Other nodes may keep the pages of one that has travelled (`retire`).
 fn give_slot(arena: &HeaderPrefix, slot: SlotId) {
-    if arena.travelled.get() { retire::rest(slot) } else { pool::global().give(slot) }
+    if arena.travelled.get() { retire::rest(slot) } else { pool::global().give_clean(slot) }
 }
 
 /// The owner has come from another node.

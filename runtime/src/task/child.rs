@@ -8,8 +8,8 @@
 //! ```text
 //! spawn     slot taken, closure and packet put into the child's heap, parent pinned
 //! run       by any worker
-//! end       the outcome lies in the packet; the arena is adopted by the parent, or if nothing in it
-//!           is alive its slot is free again; if the parent has ended, it stays as remains
+//! end       the outcome lies in the packet; the arena is adopted by the parent. If that has ended it
+//!           stays as remains, unless nothing in it is alive
 //! join      takes the value out of the packet: no byte of it is copied
 //! ```
 //!
@@ -231,7 +231,7 @@ impl Header {
 }
 
 /// The child has returned: its arena goes to its parent, whoever waits is told.
-pub(super) fn end(worker: &Worker, task: &TaskRef) {
+pub(super) fn end(task: &TaskRef) {
     let body = task.mobile().expect("a child is built as a mobile task");
     let header = body.header().expect("a running task has a header");
     let pin = body.parent().expect("a child has a parent");
@@ -246,10 +246,10 @@ pub(super) fn end(worker: &Worker, task: &TaskRef) {
         waker = meeting.join().close();
         // SAFETY: the child has returned, so its thread block and heap are idle.
         unsafe { tls::with_thread_pointer(header.tp(), || drop(meeting)) };
-        settle(worker, header, owner.header());
+        settle(header, owner.header());
         pin.release();
     } else {
-        settle(worker, header, owner.header());
+        settle(header, owner.header());
         // Before the end is seen: rule 2 of `adopted`.
         pin.release();
         waker = meeting.join().close();
@@ -265,20 +265,12 @@ pub(super) fn end(worker: &Worker, task: &TaskRef) {
 }
 
 /// Finds the child's arena its next owner.
-fn settle(worker: &Worker, header: &Header, owner: Option<&Header>) {
+fn settle(header: &Header, owner: Option<&Header>) {
     let arena = &header.prefix;
     let slot = header.slot;
     if let Some(owner) = owner {
         let cpu = header.cpu_ns.load(Ordering::Relaxed);
         owner.cpu_ns.fetch_add(cpu, Ordering::Relaxed);
-    }
-    let in_use = adopted::is_in_use(arena);
-    if !in_use && !arena.travelled.get() {
-        registry::remove(slot);
-        // SAFETY: the child has returned, nothing of its heap is alive.
-        unsafe { arena.destroy_arena() };
-        worker.mobile.keep_slot(slot);
-        return;
     }
     strip(header);
     match owner {
@@ -287,7 +279,7 @@ fn settle(worker: &Worker, header: &Header, owner: Option<&Header>) {
             registry::remove(slot);
             adopted::sweep_if_due(owner);
         }
-        None if !in_use => {
+        None if !adopted::is_in_use(arena) => {
             registry::remove(slot);
             adopted::give_up(arena);
         }

@@ -329,7 +329,7 @@ fn end(worker: &Worker, task: TaskRef) {
     let body = task.mobile().expect("a mobile task");
     let header = body.header().expect("a running task has a header");
     if header.is_child() {
-        return child::end(worker, &task);
+        return child::end(&task);
     }
     // SAFETY: the task has returned; only this worker has it, and takes its outcome once.
     let outcome = match unsafe { (*header.outcome.get()).take() } {
