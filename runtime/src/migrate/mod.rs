@@ -167,9 +167,12 @@ pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: 
     });
     if is_long {
         let task = task.clone();
-        let spawned = std::thread::Builder::new()
-            .name("migrt-shipper".to_owned())
-            .spawn(move || census::clearing(|| ship_now(cluster, &task, epoch, to)));
+        let spawned =
+            std::thread::Builder::new().name("migrt-shipper".to_owned()).spawn(move || {
+                census::clearing(|| ship_now(cluster, &task, epoch, to));
+                // libc keeps the stacks of threads that have ended, and a census reads them.
+                census::clear_stack();
+            });
         if spawned.is_ok() {
             return;
         }

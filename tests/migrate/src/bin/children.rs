@@ -290,7 +290,10 @@ fn stays() -> u64 {
     assert_eq!(held.iter().map(|list| list[3]).sum::<u64>(), (4_990..5_000).sum());
     // In chaos mode slots that have travelled rest for a while.
     let is_chaos = std::env::var("MIGRT_CHAOS").is_ok_and(|v| v == "1");
-    assert!(is_chaos || slots_max < slots_before + 64, "{slots_max} slots in use, {slots_before} before");
+    assert!(
+        is_chaos || slots_max < slots_before + 64,
+        "{slots_max} slots in use, {slots_before} before"
+    );
     refused
 }
 
