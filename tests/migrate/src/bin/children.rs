@@ -280,6 +280,7 @@ fn stays() -> u64 {
     let mut held: Vec<Vec<u64>> = Vec::new();
     let slots_before = slots_in_use();
     let mut slots_max = 0;
+    let since = Instant::now();
     for n in 0..5_000u64 {
         let list = migrt::spawn(move || vec![n; 30]).join().expect("a list");
         assert_eq!(list[29], n);
@@ -289,6 +290,7 @@ fn stays() -> u64 {
         }
         slots_max = slots_in_use().max(slots_max);
     }
+    println!("{:?} for each child that is spawned and joined", since.elapsed() / 5_000);
     let refused = hop();
     assert_eq!(held.iter().map(|list| list[3]).sum::<u64>(), (4_990..5_000).sum());
     // In chaos mode slots that have travelled rest for a while.
