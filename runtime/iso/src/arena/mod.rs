@@ -246,17 +246,6 @@ impl Arena {
         }
     }
 
-    /// The heap that has an extent in `slot`, if one has.
-    ///
-    /// # Safety
-    ///
-    /// - the first page of the slot is readable
-    #[must_use]
-    pub unsafe fn of_slot(slot: SlotId) -> Option<*const Arena> {
-        // SAFETY: the caller's promise.
-        unsafe { Extent::of(slot.base()) }.map(|extent| extent.arena().cast_const())
-    }
-
     /// Takes the next block of a span that has one.
     #[inline]
     fn take_block(&self, span: &Span) -> usize {

@@ -6,6 +6,7 @@
 use super::span::{MINI_LEN, Span};
 use super::{Arena, Extent, Found, Page};
 use crate::page::PAGE_LEN;
+use crate::slot::SlotId;
 
 impl Arena {
     /// Calls `seen` with address and length of each run of pages that holds live blocks or the heap's
@@ -123,6 +124,17 @@ impl Arena {
         let mut sum = 0;
         self.for_each_block(&mut |_, len| sum += len);
         sum
+    }
+
+    /// The heap that has an extent in `slot`, if one has.
+    ///
+    /// # Safety
+    ///
+    /// - the first page of the slot is readable
+    #[must_use]
+    pub unsafe fn of_slot(slot: SlotId) -> Option<*const Arena> {
+        // SAFETY: the caller's promise.
+        unsafe { Extent::of(slot.base()) }.map(|extent| extent.arena().cast_const())
     }
 
     /// Whether no block is alive. Looks at each extent, not at the blocks.
