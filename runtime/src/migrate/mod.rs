@@ -162,8 +162,7 @@ const LONG_IMAGE: usize = 1 << 20;
 /// Sends a frozen task to `to`.
 pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
     let is_long = mobile(task).header().is_some_and(|header| {
-        let arenas = std::iter::once(&header.prefix).chain(header.adopted());
-        arenas.map(|arena| arena.arena().live_bytes()).sum::<usize>() > LONG_IMAGE
+        header.arenas().map(|arena| arena.arena().live_bytes()).sum::<usize>() > LONG_IMAGE
     });
     if is_long {
         let task = task.clone();
@@ -245,8 +244,7 @@ fn load(body: &MobileBody, journey: &Journey) -> Option<Load> {
         let base = remains::Base::copy(&image.slots)?;
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
-        let arenas = || std::iter::once(&header.prefix).chain(header.adopted());
-        if arenas().all(|a| base.word(a.arena().remote_list_addr()) == Some(0)) {
+        if header.arenas().all(|a| base.word(a.arena().remote_list_addr()) == Some(0)) {
             return Some(Load { manifest, slots: image.slots, base: Arc::new(base) });
         }
         body.drain_frees(header);

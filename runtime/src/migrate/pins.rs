@@ -17,10 +17,9 @@ pub(crate) fn of(body: &MobileBody) -> Vec<String> {
     add(body.children.load(Ordering::SeqCst), "local task(s) that it started and that still run");
     if let Some(header) = body.header() {
         add(header.pins.load(Ordering::SeqCst), "guard(s) of pin_here");
-        let arenas = || std::iter::once(&header.prefix).chain(header.adopted());
-        let fds = arenas().map(|arena| arena.fd_pins.load(Ordering::SeqCst)).sum();
+        let fds = header.arenas().map(|arena| arena.fd_pins.load(Ordering::SeqCst)).sum();
         add(fds, "open file(s) or socket(s)");
-        let threads = arenas().map(|arena| arena.thread_pins.load(Ordering::SeqCst)).sum();
+        let threads = header.arenas().map(|arena| arena.thread_pins.load(Ordering::SeqCst)).sum();
         add(threads, "OS thread(s) that it started");
     }
     pins

@@ -66,6 +66,22 @@ impl Header {
     }
 }
 
+impl Header {
+    /// The task's own arena and the adopted ones; see rule 1.
+    pub(crate) fn arenas(&self) -> impl Iterator<Item = &HeaderPrefix> {
+        std::iter::once(&self.prefix).chain(self.adopted())
+    }
+}
+
+/// Calls `seen` with address and length of each live run of pages of adopted arenas, the pages of their
+/// prefixes among them.
+pub(crate) fn live_runs(owner: &Header, seen: &mut dyn FnMut(usize, usize)) {
+    for arena in owner.adopted() {
+        arena.arena().for_each_live_run(seen);
+        seen(prefix_page(arena), PAGE_LEN);
+    }
+}
+
 /// The slots of adopted arenas.
 pub(crate) fn slots(owner: &Header, seen: &mut dyn FnMut(SlotId)) {
     for arena in owner.adopted() {

@@ -22,7 +22,7 @@ mod merge;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use migrt_iso::{PAGE_LEN, SlotId, page, pool};
+use migrt_iso::{SlotId, page, pool};
 use migrt_proto::TaskId;
 
 use crate::task::adopted;
@@ -81,10 +81,7 @@ fn discard_dead(header: &Header, base: &Base) {
     let mut alive = Vec::new();
     header.prefix.arena().for_each_live_run(&mut |addr, len| alive.push((addr, len)));
     alive.extend(base.stack_pages(layout.stack_low(), slot.base() + slot.len()));
-    for arena in header.adopted() {
-        arena.arena().for_each_live_run(&mut |addr, len| alive.push((addr, len)));
-        alive.push((adopted::prefix_page(arena), PAGE_LEN));
-    }
+    adopted::live_runs(header, &mut |addr, len| alive.push((addr, len)));
     for slot in super::slots_of(header) {
         let end = slot.base() + slot.len();
         let mut from = slot.base();
