@@ -83,7 +83,7 @@ fn add(report: &mut Report, prefix: &str, medians: &Medians) {
     line("over_rayon", medians.rayon_per_s / per_s, "x", "time over rayon's, moved");
     line("over_rayon_unmoved", medians.rayon_per_s / medians.still_per_s, "x", "");
     line("moves", moved("sort.moves"), "moves", "");
-    line("moves_seen", moved("sort.moves_seen"), "moves", "sort frames on the stack");
+    line("moves_in_sort", moved("sort.moves_in_sort"), "moves", "sort frames on the stack");
     line("pause_us_median", moved("sort.pause_us_median"), "us", "");
     line("pause_us_p99", moved("sort.pause_us_p99"), "us", "");
     line("cpu_share_min", moved("cpu_share_min"), "%", "of the node that did least");

@@ -150,7 +150,7 @@ impl Work<'_> {
 
         progress.begin("parts");
         let jobs = self.part_jobs(parts, before.len() * self.args.worker_count())?;
-        let (cuts, seen): (Vec<_>, Vec<_>) = self
+        let (cuts, moves_in_sieve): (Vec<_>, Vec<_>) = self
             .crew
             .run(jobs, progress, list.as_ref(), part_len, |node, job| {
                 migrt::spawn_on(node, partition(job))
@@ -159,16 +159,16 @@ impl Work<'_> {
             .unzip();
         progress.begin("buckets");
         let jobs = self.sort_jobs(&cuts.concat(), parts, whole);
-        let seen_later = self.crew.run(jobs, progress, list.as_ref(), sort_len, |node, job| {
-            migrt::spawn_on(node, sort_buckets(job))
-        })?;
+        let moves_in_sort =
+            self.crew.run(jobs, progress, list.as_ref(), sort_len, |node, job| {
+                migrt::spawn_on(node, sort_buckets(job))
+            })?;
         let time = begin.elapsed();
         let (moves, refusal) = mover.stop();
         if let Some(why) = refusal {
             eprintln!("sort: {} moves were refused, the first because: {why}", moves.refused);
         }
-        let moves_seen = seen.iter().chain(&seen_later).sum();
-        Ok(self.report(&before, time, moves, moves_seen))
+        Ok(self.report(&before, time, moves, moves_in_sieve.iter().chain(&moves_in_sort).sum()))
     }
 
     fn part_jobs(&self, parts: &TempFile, worker_count: usize) -> Result<Vec<PartJob>, String> {
@@ -253,7 +253,7 @@ impl Work<'_> {
         before: &[(NodeId, migrt::Metrics)],
         time: Duration,
         moves: Moves,
-        moves_seen: u64,
+        moves_in_sort: u32,
     ) -> Report {
         let after = migrt::cluster_metrics();
         let nodes = after.iter().map(|(node, now)| {
@@ -277,7 +277,7 @@ impl Work<'_> {
             check_time: Duration::ZERO,
             nodes: nodes.collect(),
             moves,
-            moves_seen,
+            moves_in_sort,
             bytes_shipped: shipped(&after).saturating_sub(shipped(before)),
             pauses_us: after.iter().flat_map(|(_, metrics)| metrics.pauses_us.clone()).collect(),
         }

@@ -36,8 +36,8 @@ pub struct Report {
     pub nodes: Vec<NodeReport>,
     /// What became of the moves that were asked for.
     pub moves: Moves,
-    /// Moves that the tasks noticed themselves, between two looks in the middle of their work.
-    pub moves_seen: u64,
+    /// Moves in the middle of sieving a part or sorting a bucket: those frames lay on the stack.
+    pub moves_in_sort: u32,
     /// Bytes that moves sent.
     pub bytes_shipped: u64,
     /// Microseconds from suspension until running again, of each move; any order.
@@ -99,7 +99,11 @@ impl Report {
              sent",
             size(self.bytes_shipped)
         )?;
-        writeln!(out, "         {} of them seen by the tasks in mid-sort", self.moves_seen)?;
+        writeln!(
+            out,
+            "         {} of them in the middle of sieving or sorting, those frames on the stack",
+            self.moves_in_sort
+        )?;
         if let Some(pauses) = self.pauses() {
             let [median, p99, max] = pauses.map(|us| time(Duration::from_micros(u64::from(us))));
             writeln!(out, "  pause  median {median}, p99 {p99}, max {max}")?;
@@ -134,7 +138,7 @@ impl Report {
         line("moves_asked", self.moves.asked.to_string(), "moves");
         line("moves", self.moves.done.to_string(), "moves");
         line("moves_refused", self.moves.refused.to_string(), "moves");
-        line("moves_seen", self.moves_seen.to_string(), "moves");
+        line("moves_in_sort", self.moves_in_sort.to_string(), "moves");
         line("bytes_shipped", self.bytes_shipped.to_string(), "B");
         if let Some([median, p99, max]) = self.pauses() {
             line("pause_us_median", median.to_string(), "us");
@@ -192,7 +196,7 @@ mod tests {
                 .map(|node| NodeReport { node, tasks: 128, cpu: Duration::from_millis(600) })
                 .collect(),
             moves: Moves { asked: 120, done: 110, late: 8, refused: 2 },
-            moves_seen: 71,
+            moves_in_sort: 71,
             bytes_shipped: 300 << 20,
             pauses_us: (1..=1000).rev().collect(),
         }

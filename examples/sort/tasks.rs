@@ -4,7 +4,9 @@
 //! All that a task works on lies in its own heap, so it moves along. Files are open only between
 //! two such places. `safepoint` is one load and one branch; `yield_now` also lets others run.
 
-use migrt::{NodeId, here, migratable, safepoint, yield_now};
+use std::cell::Cell;
+
+use migrt::{migratable, moves, safepoint, yield_now};
 use serde::{Deserialize, Serialize};
 
 use crate::bucket::{self, Sieve};
@@ -82,22 +84,20 @@ pub struct CheckJob {
     pub parts: Vec<(u64, u64)>,
 }
 
-/// Counts the moves of the calling task that it can see: it is elsewhere than when it last looked.
-#[derive(Debug)]
-struct Travel {
-    last: NodeId,
-    moves: u64,
-}
+/// How many polls of one task pass until it lets others run: some tens of microseconds of comparisons.
+const POLLS_PER_TURN: u32 = 1 << 10;
 
-impl Travel {
-    fn begin() -> Travel {
-        Travel { last: here(), moves: 0 }
-    }
-
-    fn look(&mut self) {
-        let now = here();
-        self.moves += u64::from(now != self.last);
-        self.last = now;
+/// Called at every item and every comparison: the task may be moved here, and now and then it lets
+/// others run, so that those that wait for a worker wait in their middle.
+fn breath() -> impl Fn() {
+    let polls = Cell::new(0_u32);
+    move || {
+        polls.set(polls.get() + 1);
+        if polls.get().is_multiple_of(POLLS_PER_TURN) {
+            yield_now();
+        } else {
+            safepoint();
+        }
     }
 }
 
@@ -122,60 +122,60 @@ pub fn make_records(job: MakeJob) -> Result<(), String> {
 }
 
 /// Reads parts of the input and writes each back in the order of the buckets; gives the borders of
-/// the buckets' pieces, and how often it saw itself on another node.
+/// the buckets' pieces, and how often it was moved in the middle of sieving, with those frames on
+/// its stack.
 #[migratable]
-pub fn partition(job: PartJob) -> Result<(Vec<Vec<u64>>, u64), String> {
+pub fn partition(job: PartJob) -> Result<(Vec<Vec<u64>>, u32), String> {
     let format = job.input.format;
     let mut sieve = Sieve::new(format, job.splitters);
     let mut writer = PartWriter::new(job.parts_file);
     let mut part = Part::default();
     let (mut items, mut sieved) = (Vec::new(), Vec::new());
     let mut cuts = Vec::with_capacity(job.parts.len());
-    let mut travel = Travel::begin();
+    let mut moves_in_sieve = 0;
     for range in job.parts {
         input::read(&job.input.path, format, job.input.len, range, &mut part)?;
         yield_now();
-        travel.look();
-        bucket::items(format, &part.data, &mut items, safepoint);
-        let lens = sieve.sieve(&part.data, part.base, &items, &mut sieved, safepoint);
+        let moves_before = moves();
+        bucket::items(format, &part.data, &mut items, breath());
+        let lens = sieve.sieve(&part.data, part.base, &items, &mut sieved, breath());
+        moves_in_sieve += moves() - moves_before;
         cuts.push(bucket::cuts(part.base, &lens));
         writer.seek(part.base)?;
         for item in &sieved {
             if writer.put(&part.data[item.range(format)])? {
                 yield_now();
-                travel.look();
             }
         }
     }
     writer.flush()?;
-    Ok((cuts, travel.moves))
+    Ok((cuts, moves_in_sieve))
 }
 
 /// Gathers the pieces of buckets, sorts them, and writes them to their places in the output; gives
-/// how often it saw itself on another node.
+/// how often it was moved in the middle of a sort, with the frames of the sort on its stack.
 #[migratable]
-pub fn sort_buckets(job: SortJob) -> Result<u64, String> {
+pub fn sort_buckets(job: SortJob) -> Result<u32, String> {
     let format = job.format;
     let mut writer = PartWriter::new(job.output);
     let (mut data, mut items) = (Vec::new(), Vec::new());
-    let mut travel = Travel::begin();
+    let mut moves_in_sort = 0;
     for bucket in job.buckets {
         input::read_pieces(&job.parts_file, &bucket.pieces, &mut data)?;
         yield_now();
-        travel.look();
-        bucket::items(format, &data, &mut items, safepoint);
-        bucket::sort(format, &data, &mut items, safepoint);
-        travel.look();
+        let moves_before = moves();
+        bucket::items(format, &data, &mut items, breath());
+        bucket::sort(format, &data, &mut items, breath());
+        moves_in_sort += moves() - moves_before;
         writer.seek(bucket.at)?;
         for item in &items {
             if writer.put(&data[item.range(format)])? {
                 yield_now();
-                travel.look();
             }
         }
     }
     writer.flush()?;
-    Ok(travel.moves)
+    Ok(moves_in_sort)
 }
 
 /// Looks at the order and the content of parts of a file.

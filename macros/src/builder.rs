@@ -296,6 +296,10 @@ impl Parts {
                 fn spawn(self) -> Self::Handle {
                     #migrt::__private::spawn_call(self)
                 }
+
+                fn try_spawn(self) -> ::std::result::Result<Self::Handle, #migrt::SpawnError> {
+                    #migrt::__private::try_spawn_call(self)
+                }
             }
         }
     }

@@ -8,7 +8,9 @@
 //! | `MIGRT_JOIN` | address of node 0; without it node 0's address is read from the folder |
 //! | `MIGRT_BIND` | address to listen on, loopback if not given |
 //! | `MIGRT_WORKERS` | worker threads of this node |
+//! | `MIGRT_SLOTS` | task slots that this node uses of its share, to see what a program does when they run out |
 //! | `MIGRT_CHAOS` | `1`: move every mobile task at every suspension |
+//! | `MIGRT_STRATEGY` | how tasks move if nothing else is asked for: `auto`, `stop-copy`, `pre-copy` |
 //! | `MIGRT_AUDIT` | `strict` (refuse a move that would take a node's address along), `warn`, `off` |
 //! | `MIGRT_FAIL` | `POINT=kill` or `POINT=stop`, with `n1:` before it on node 1 only, with `@N` behind it the N-th time: for tests |
 
@@ -17,6 +19,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, Kind, Result};
+use crate::migrate::strategy::Strategy;
 
 /// The nodes of a cluster at most.
 pub(crate) const NODES_MAX: u16 = 1024;
@@ -38,7 +41,9 @@ pub(crate) struct Config {
     pub(crate) join: Option<SocketAddr>,
     pub(crate) bind: SocketAddr,
     pub(crate) workers: usize,
+    pub(crate) slots: Option<u32>,
     pub(crate) audit: Audit,
+    pub(crate) strategy: Strategy,
     pub(crate) main_stack_len: usize,
 }
 
@@ -72,6 +77,11 @@ impl Config {
             Some("off") => Audit::Off,
             Some(other) => return Err(bad("MIGRT_AUDIT", "off, warn or strict", other)),
         };
+        let strategy = match std::env::var("MIGRT_STRATEGY").ok() {
+            None => Strategy::default(),
+            Some(text) => Strategy::parse(&text)
+                .ok_or_else(|| bad("MIGRT_STRATEGY", "auto, stop-copy or pre-copy", &text))?,
+        };
         let config = Config {
             node: node.unwrap_or(0),
             nodes,
@@ -80,7 +90,9 @@ impl Config {
             bind: var("MIGRT_BIND", "an address such as 10.0.0.1:7000")?
                 .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
             workers: workers.unwrap_or_else(default_workers),
+            slots: var("MIGRT_SLOTS", "a number of task slots")?,
             audit,
+            strategy,
             main_stack_len: 16 << 20,
         };
         if node.is_some() && config.cluster_dir.is_none() {

@@ -93,6 +93,53 @@ impl From<JoinError> for Error {
     }
 }
 
+/// Why a task was not spawned. Nothing of it has run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// This node has no slot left for the task's stack and heap, or has promised all that are left.
+    OutOfSlots {
+        /// Bytes of the slot that was asked for.
+        slot_len: usize,
+    },
+    /// The arguments could not be encoded.
+    Encoding {
+        /// What serde said.
+        reason: String,
+    },
+    /// The task cannot be started from here: the node is no member, the arguments are too long for
+    /// the way there, or the program cannot have mobile tasks.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SpawnError::OutOfSlots { slot_len } => write!(
+                f,
+                "the task was not spawned: this node has no free slot of {} KiB left for its stack \
+                 and heap; let tasks end before spawning more, or start more nodes",
+                slot_len >> 10
+            ),
+            SpawnError::Encoding { reason } => {
+                write!(f, "the task was not spawned: its arguments cannot be sent: {reason}")
+            }
+            SpawnError::Refused { reason } => write!(f, "the task was not spawned: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for SpawnError {}
+
+impl From<SpawnError> for Error {
+    fn from(error: SpawnError) -> Error {
+        Error::with_source(Kind::Other, error.to_string(), error)
+    }
+}
+
 /// Why `join` has no value to give.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -106,6 +153,9 @@ pub enum JoinError {
     Lost {
         /// The node that died.
         node: NodeId,
+        /// Pages that had not come from there yet, if the task itself ran elsewhere and lived on them;
+        /// 0 if it ran on that node.
+        missing_pages: u64,
     },
     /// The task was cancelled: its home died, or the program is ending.
     Cancelled,
@@ -145,7 +195,12 @@ impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             JoinError::Panicked { message } => write!(f, "the task panicked: {message}"),
-            JoinError::Lost { node } => write!(
+            JoinError::Lost { node, missing_pages: missing @ 1.. } => write!(
+                f,
+                "the task is lost: {missing} of its pages had not come from node {node} yet, which \
+                 died or was cut off; spawn it again if it may run twice"
+            ),
+            JoinError::Lost { node, .. } => write!(
                 f,
                 "the task is lost: it ran on node {node}, which died or was cut off; \
                  spawn it again if it may run twice"

@@ -66,19 +66,21 @@ pub mod machine;
 mod node;
 
 pub use migrt_macros::{main, migratable};
+pub use migrt_proto::wire::{Method, MoveRecord};
 pub use migrt_proto::{NodeId, TaskId};
 
 pub use builder::Builder;
 pub use cluster::metrics::{Metrics, cluster_metrics, metrics};
 pub use entry::{Argument, Output};
-pub use error::{Error, JoinError, Result};
+pub use error::{Error, JoinError, Result, SpawnError};
+pub use migrate::strategy::Strategy;
 pub use task::current::yield_now;
 pub use task::handle::{JoinHandle, TaskInfo, TaskState};
-pub use task::here::{here, migrate_to, nodes};
+pub use task::here::{here, migrate_to, moves, nodes};
 pub use task::pin::{PinGuard, pin_here};
 pub use task::safepoint::safepoint;
 pub use task::sleep::sleep;
-pub use task::spawn::{LocalHandle, Spawn, spawn, spawn_on};
+pub use task::spawn::{LocalHandle, Spawn, spawn, spawn_on, try_spawn};
 
 /// What the macros write names of. Not part of the interface.
 #[doc(hidden)]
@@ -90,7 +92,7 @@ pub mod __private {
         Call, Decoder, ENTRIES, Encoder, Entry, EntryError, MainOptions, check_duplicates, lookup,
         run_entry,
     };
-    pub use crate::task::spawn::spawn_call;
+    pub use crate::task::spawn::{spawn_call, try_spawn_call};
     pub use crate::warm::NODE_START;
 }
 

@@ -135,7 +135,7 @@ where
     let joined = wait_for_nodes(node, started.as_mut());
     let result = joined.and_then(|()| {
         let class = SlotClass::for_len(node.config.main_stack_len).unwrap_or(SlotClass::TASK);
-        spawn::spawn_local(main, class).join().map_err(|error| match error {
+        spawn::spawn_local(main, class).0.join().map_err(|error| match error {
             crate::JoinError::Panicked { .. } => Error::new(Kind::Join, format!("main: {error}")),
             other => other.into(),
         })

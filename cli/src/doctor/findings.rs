@@ -4,7 +4,9 @@
 
 use std::path::Path;
 
-use migrt::machine::{BUFFER_LEN, CONFIG_LINES, Facts, Image, Overcommit, UserFaults};
+use migrt::machine::{
+    BUFFER_LEN, CONFIG_LINES, Facts, Image, Overcommit, UserFaults, WriteTracking,
+};
 use migrt_iso::guard::{self, GuardMethod};
 use migrt_iso::{REGION_BASE, REGION_LEN, Region};
 
@@ -184,37 +186,32 @@ fn guards(facts: &Facts) -> Finding {
 
 fn user_faults(facts: &Facts) -> Finding {
     let name = "userfaultfd";
-    // Stop-copy, the one way of moving so far, does not ask for it; no task is barred by its lack.
-    let later = "stop-copy moves do without; moves that fetch pages later need it";
-    match facts.kernel.user_faults {
-        UserFaults::All => {
-            let note = match facts.kernel.unprivileged_userfaultfd {
-                Some(0) => {
-                    " for this user; for others vm.unprivileged_userfaultfd=0 leaves out those \
-                            of system calls"
-                }
-                _ => "",
-            };
-            ok(name, format!("serves the faults of programs and of system calls{note}"))
+    let kernel = &facts.kernel;
+    let without = "stop-copy and copying ahead do without; fetching pages later needs it";
+    if let (Some(reason), true) = (kernel.no_missing_pages, !is_denied(facts)) {
+        let text = format!("{reason}: {without}; use a later kernel");
+        return Finding::new(name, Verdict::Slow, text);
+    }
+    match kernel.user_faults {
+        // Moves take faults as signals, which serve the program's own faults only. More than that is
+        // no use to them.
+        UserFaults::All | UserFaults::AllByDevice | UserFaults::OwnOnly => {
+            let moves = if kernel.moves_pages() { "moved" } else { "copied" };
+            ok(
+                name,
+                format!(
+                    "pages that are fetched when they are touched can be served, and are {moves} to \
+                     their place; a raw system call on a page that is missing still gets EFAULT"
+                ),
+            )
         }
-        UserFaults::AllByDevice => {
-            ok(name, "serves the faults of programs and of system calls, by /dev/userfaultfd")
-        }
-        UserFaults::OwnOnly => Finding::new(
-            name,
-            Verdict::Slow,
-            format!(
-                "serves the program's own faults, a system call on a missing page fails ({later}); \
-                 as root: sysctl -w vm.unprivileged_userfaultfd=1"
-            ),
-        ),
         UserFaults::Denied(errno) => {
             let cause = std::io::Error::from_raw_os_error(errno);
             Finding::new(
                 name,
                 Verdict::Slow,
                 format!(
-                    "denied: {cause} ({later}); as root: sysctl -w vm.unprivileged_userfaultfd=1, in a \
+                    "denied: {cause} ({without}); as root: sysctl -w vm.unprivileged_userfaultfd=1, in a \
                      container allow `userfaultfd` in its seccomp profile"
                 ),
             )
@@ -223,20 +220,28 @@ fn user_faults(facts: &Facts) -> Finding {
     }
 }
 
+fn is_denied(facts: &Facts) -> bool {
+    matches!(facts.kernel.user_faults, UserFaults::Denied(_))
+}
+
 fn write_tracking(facts: &Facts) -> Finding {
     let name = "write-tracking";
-    let kernel = &facts.kernel;
-    if kernel.tracks_writes() {
-        return ok(
-            name,
-            "written pages are found without a fault for each (WP_ASYNC, PAGEMAP_SCAN)",
-        );
-    }
-    let text = if kernel.pagemap_scan {
-        "userfaultfd has no WP_ASYNC: moves that copy ahead will be slow, stop-copy is not; \
-         use Linux 6.7 or later and allow userfaultfd"
-    } else {
-        "PAGEMAP_SCAN is missing: finding a task's pages takes a read per page; use Linux 6.7 or later"
+    let text = match facts.kernel.write_tracking {
+        WriteTracking::ByKernel => {
+            return ok(
+                name,
+                "written pages are found without a fault for each (WP_ASYNC, PAGEMAP_SCAN)",
+            );
+        }
+        WriteTracking::ByFault(reason) => format!(
+            "{reason}: each first write to a page costs a signal while a task is copied ahead, and a \
+             raw system call that writes there gets EFAULT; use Linux 6.7 or later and allow userfaultfd"
+        ),
+        WriteTracking::None(reason) => format!(
+            "{reason}: no task is copied ahead, stop-copy does without; use Linux 6.7 or later and \
+             allow userfaultfd"
+        ),
+        _ => "unknown".to_owned(),
     };
     Finding::new(name, Verdict::Slow, text)
 }
@@ -358,7 +363,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn check(change: fn(&mut Facts), name: &str, verdict: Verdict, remedy: &str) {
+    fn check(change: impl Fn(&mut Facts), name: &str, verdict: Verdict, remedy: &str) {
         let mut facts = Facts::gather();
         change(&mut facts);
         let findings = judge(&facts, &Subject::This);
@@ -384,11 +389,12 @@ mod tests {
             "ip link set lo up",
         );
         check(|f| f.udp.sends_batches = false, "udp-batches", Verdict::Slow, "UDP_SEGMENT");
+        check(|f| f.kernel.user_faults = UserFaults::OwnOnly, "userfaultfd", Verdict::Ok, "EFAULT");
         check(
-            |f| f.kernel.user_faults = UserFaults::OwnOnly,
+            |f| f.kernel.no_missing_pages = Some("lacks it"),
             "userfaultfd",
             Verdict::Slow,
-            "sysctl -w vm.unprivileged_userfaultfd=1",
+            "later kernel",
         );
         check(
             |f| f.kernel.user_faults = UserFaults::Denied(1),
@@ -396,7 +402,11 @@ mod tests {
             Verdict::Slow,
             "seccomp",
         );
-        check(|f| f.kernel.pagemap_scan = false, "write-tracking", Verdict::Slow, "6.7");
+        for tracking in [WriteTracking::ByFault("lacks it"), WriteTracking::None("lacks it")] {
+            let change = |f: &mut Facts| f.kernel.write_tracking = tracking;
+            check(change, "write-tracking", Verdict::Slow, "lacks it");
+            check(change, "write-tracking", Verdict::Slow, "6.7");
+        }
         check(|f| f.limits.file_count = Some(64), "open-files", Verdict::Slow, "ulimit -n 1024");
         check(
             |f| f.limits.group_memory_len = Some(1 << 26),

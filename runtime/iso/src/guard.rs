@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::page::PAGE_LEN;
 use crate::sys::{self, GuardSight};
+use crate::track;
 
 /// How guards are made on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +99,7 @@ pub unsafe fn remove(addr: usize, len: usize) -> Result<(), i32> {
     }
     // Relaxed: whoever may remove a guard in this slot has synchronised with who installed it.
     if PROTECTED_EVER.load(Ordering::Relaxed) != 0 {
+        track::before_permit(addr, len);
         // SAFETY: the caller's promise.
         return unsafe { sys::permit(addr, len) };
     }

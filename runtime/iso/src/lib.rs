@@ -25,12 +25,25 @@ pub mod guard;
 #[allow(unsafe_code, reason = "reads, discards and populates raw pages")]
 pub mod page;
 
+#[allow(unsafe_code, reason = "protects pages, and finds out what the kernel offers")]
+pub mod track;
+
+#[allow(unsafe_code, reason = "fills pages that are missing, and finds out what the kernel offers")]
+pub mod missing;
+
 #[allow(unsafe_code, reason = "the heap of a task is raw memory")]
 pub mod arena;
+
+#[allow(unsafe_code, reason = "system calls for those who may not allocate")]
+pub mod raw;
 
 #[allow(unsafe_code, reason = "system calls")]
 mod sys;
 
+mod error;
+mod fault;
+
+pub use error::KernelError;
 pub use page::PAGE_LEN;
 pub use region::{
     CLASS_COUNT, CLASS_SPAN_LEN, REGION_BASE, REGION_LEN, Region, RegionError, in_region,

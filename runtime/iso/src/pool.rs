@@ -18,6 +18,7 @@
 //! down slot by slot but kept as a range that shrinks from its low end.
 
 mod class;
+mod promise;
 mod table;
 
 use std::fmt;
@@ -44,6 +45,7 @@ pub struct SlotPool {
     classes: [Mutex<ClassPool>; CLASS_COUNT],
     table: OnceLock<Table>,
     warm_len: AtomicUsize,
+    counts: promise::Counts,
 }
 
 /// The pool of this process.
@@ -96,6 +98,7 @@ impl SlotPool {
             classes: [const { Mutex::new(ClassPool::EMPTY) }; CLASS_COUNT],
             table: OnceLock::new(),
             warm_len: AtomicUsize::new(0),
+            counts: promise::Counts::new(),
         }
     }
 
@@ -300,7 +303,7 @@ impl SlotPool {
         let table = self.table.get_or_init(Table::new);
         // A panic under the lock is a broken rule of one caller; each change is a single step.
         let pool = mutex.lock().unwrap_or_else(PoisonError::into_inner);
-        Locked { pool, table, class, warm_len: &self.warm_len }
+        Locked { pool, table, class, warm_len: &self.warm_len, counts: &self.counts }
     }
 }
 

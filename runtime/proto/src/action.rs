@@ -6,7 +6,7 @@ use crate::{
     id::{Asker, EntryId, Epoch, NodeId, Place, TaskId, Token},
     member::Members,
     time::Micros,
-    wire::{Answer, Frame, Outcome, Refusal, SlotGrant},
+    wire::{Answer, Frame, Outcome, Refusal, SlotGrant, Strategy},
 };
 
 /// Something for the driver to do. Actions are to be carried out in the order in which they are given out.
@@ -34,22 +34,32 @@ pub enum Action {
     /// End the task at its next suspension; it then `ended`. `why` is set if nobody will hear of the outcome.
     CancelTask { task: TaskId, why: Option<Refusal> },
 
-    /// Source: suspend and freeze the task, then `frozen` or `freeze_failed`. Nothing, if it has just ended.
-    Freeze { task: TaskId, target: NodeId },
-    /// Source: send the frozen task to `to`, under `epoch`. `ship_failed` if that breaks. The task stays frozen.
+    /// Source: bring the task to `target`, under `epoch`. Perhaps rounds first (`copying`, then ship them while it
+    /// runs; not before it is whole); then suspend and freeze it, and `frozen` or `frozen_lazily`, or `freeze_failed`.
+    /// Nothing, if it has just ended. `strategy` is the wish, within its limits.
+    Freeze { task: TaskId, target: NodeId, epoch: Epoch, strategy: Strategy },
+    /// Source: send the frozen task (what the rounds have not brought; the head, if lazy) to `to`, under `epoch`.
+    /// `ship_failed` if that breaks. The task stays frozen.
     Ship { task: TaskId, epoch: Epoch, to: NodeId },
     /// Source: the move failed; the task runs on here in `epoch` (I11). If it is not frozen yet, call the freeze off;
-    /// may be said twice.
+    /// may be said twice. Rounds of a later epoch than this one end here and now.
     ResumeHere { task: TaskId, epoch: Epoch, why: Refusal },
+    /// Source of a lazy move: the task runs at `to`, which lacks pages. Keep the frozen copy, let nothing else use the
+    /// addresses it lies at (I3), push the pages and answer requests for them, until `ReleaseSource`. Links may
+    /// break and come back meanwhile.
+    Serve { task: TaskId, epoch: Epoch, to: NodeId },
     /// Source: the task is somebody else's, or nobody's, now. Let the frozen copy go, without running anything of it.
     ReleaseSource { task: TaskId, epoch: Epoch, to: NodeId },
     /// Target: throw away what has been, or is being, installed of this shipment.
     DropCopy { task: TaskId, epoch: Epoch },
     /// Target: the installed task is ours; make it runnable. The frames that say so were given out before.
     Thaw { task: TaskId, epoch: Epoch },
+    /// Target: `source` is dead, and pages of the task were still to come from it. If they cannot all be here, end the
+    /// task and say `lost`; else `whole`.
+    SourceLost { task: TaskId, epoch: Epoch, source: NodeId },
     /// Target: the home knows that the task came here in `epoch` (or is dead). Until now slots that the task freed in
     /// that epoch, at its end or before, may not leave this node: a source in doubt might yet go on with its copy,
-    /// which lies in them (I3). Said once for each `Thaw`, perhaps after the task has left or ended.
+    /// which lies in them (I3). Said once for each `Thaw`, after it, perhaps after the task has left or ended.
     Settled { task: TaskId, epoch: Epoch },
 
     /// A task asked for by `join` ended so. `None`: no such outcome is kept (taken before, or never was).
@@ -79,6 +89,10 @@ pub enum Fault {
     NeverFence,
     /// A failed move leaves the task frozen (breaks rule 4).
     ForgetResume,
+    /// The source of a lazy move lets its pages go at the `Ack` (breaks rule 12).
+    ReleaseWhileServing,
+    /// The target keeps what it has of a called-off try (breaks rule 11).
+    KeepCopyOnAbort,
 }
 
 /// One step's outlet: frames and actions in the order in which they were decided.

@@ -89,7 +89,7 @@ impl TaskId {
     }
 }
 
-/// Ordering number of a task's residence: it starts at 1 and grows with every hand-off that is tried.
+/// Ordering number of a task's residence: it starts at 1 and grows with every hand-off that is ordered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u32);
 
@@ -104,6 +104,20 @@ impl Epoch {
     #[must_use]
     pub fn next(self) -> Epoch {
         Epoch(self.0.checked_add(1).expect("a task was moved 2^32 times"))
+    }
+}
+
+/// How far a doubt moves the epoch on: more than a task that nobody hears of takes before it is found dead.
+const DOUBT_STRIDE: u32 = 1 << 18;
+
+impl Epoch {
+    /// The highest epoch that a try may take: room is left for one doubt.
+    pub(crate) const LAST_TRY: Epoch = Epoch(u32::MAX - DOUBT_STRIDE);
+
+    /// Where a task goes on whose try in this epoch is in doubt. The dead target may have run it, and moved it on
+    /// (each order takes an epoch), without anybody hearing of that: also those epochs must be behind (I1).
+    pub(crate) fn after_doubt(self) -> Epoch {
+        Epoch(self.0.checked_add(DOUBT_STRIDE).expect("no try is above the last"))
     }
 }
 

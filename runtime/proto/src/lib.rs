@@ -6,8 +6,8 @@
 //! seeded simulator in `tests/sim` runs the same code through drops, crashes and partitions.
 //!
 //! In the order of a message's life: [`wire`] is what travels, `courier` makes a link that breaks into one that does
-//! not, `member` says who is alive, [`migrate`] hands tasks over, `home` remembers where they are and how they ended,
-//! [`slots`] deals out the region, and `node` connects these.
+//! not, `member` says who is alive, [`migrate`] hands tasks over, [`transfer`] says which of their pages travel when,
+//! `home` remembers where they are and how they ended, [`slots`] deals out the region, and `node` connects these.
 
 mod id;
 mod time;
@@ -21,6 +21,7 @@ pub mod slots;
 
 mod home;
 pub mod migrate;
+pub mod transfer;
 
 mod action;
 mod node;

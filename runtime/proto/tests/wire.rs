@@ -3,9 +3,9 @@
 use migrt_proto::{
     Asker, EntryId, Epoch, Generation, Incarnation, Micros, NodeId, Place, SlotRef, TaskId, Token,
     wire::{
-        Answer, Ask, BYTES_LEN_MAX, FRAME_LEN_MAX, Frame, Hello, MemberInfo, Outcome, PageRun,
-        Refusal, ShipHeader, ShipSlot, SlotGrant, TEXT_LEN_MAX, TaskInfo, TaskState, Verdict,
-        WireError,
+        Answer, Ask, BYTES_LEN_MAX, FRAME_LEN_MAX, Frame, Hello, MemberInfo, Outcome, PAUSE_MAX,
+        PageRun, ROUND_COUNT_MAX, Refusal, ShipHeader, ShipSlot, SlotGrant, Strategy, TEXT_LEN_MAX,
+        TaskInfo, TaskState, Verdict, WireError,
     },
 };
 
@@ -24,11 +24,13 @@ fn frames() -> Vec<Frame> {
         moves: 3,
         cpu_us: 1 << 40,
         pins: vec![text()],
+        last_move: None,
     };
     let refusals = [
         Refusal::Busy,
         Refusal::UnknownTask,
         Refusal::Ended,
+        Refusal::Cancelled,
         Refusal::NotAMember { node },
         Refusal::TargetDied { node },
         Refusal::SourceDied { node },
@@ -43,7 +45,8 @@ fn frames() -> Vec<Frame> {
         Outcome::Returned(bytes()),
         Outcome::Panicked { message: text() },
         Outcome::Cancelled,
-        Outcome::Lost { node },
+        Outcome::Lost { node, missing_pages: 0 },
+        Outcome::Lost { node, missing_pages: u64::MAX },
         Outcome::NotStarted { reason: Refusal::Busy },
     ];
     let mut frames = vec![
@@ -65,7 +68,10 @@ fn frames() -> Vec<Frame> {
         Frame::Spawn { task, entry: EntryId(77), args: bytes() },
         Frame::SpawnRefused { task, reason: Refusal::Busy },
         Frame::Ready { task, epoch },
-        Frame::Commit { task, epoch },
+        Frame::Copying { task, epoch },
+        Frame::Commit { task, epoch, lazy: false },
+        Frame::Commit { task, epoch, lazy: true },
+        Frame::Whole { task, epoch },
         Frame::Ack { task, epoch },
         Frame::Abort { task, epoch },
         Frame::InDoubt { task, epoch, target: place },
@@ -76,7 +82,6 @@ fn frames() -> Vec<Frame> {
         Frame::JoinAnswer { task, token, outcome: None },
         Frame::JoinTaken { task },
         Frame::Detach { task },
-        Frame::Ask { task, asker, ask: Ask::Move { target: node } },
         Frame::NotHere { task, asker, ask: Ask::Info },
         Frame::Answer { task, asker, answer: Answer::Move(Ok(node)) },
         Frame::Answer { task, asker, answer: Answer::Info(Ok(info)) },
@@ -84,9 +89,21 @@ fn frames() -> Vec<Frame> {
         Frame::StopTask { task },
         Frame::Custom { kind: 9, bytes: bytes() },
     ];
+    let moves = strategies().map(|strategy| Ask::Move { target: node, strategy });
+    frames.extend(moves.map(|ask| Frame::Ask { task, asker, ask }));
     frames.extend(refusals.map(|reason| Frame::Refuse { task, epoch, reason }));
     frames.extend(outcomes.map(|outcome| Frame::Ended { task, epoch, outcome }));
     frames
+}
+
+fn strategies() -> [Strategy; 5] {
+    [
+        Strategy::StopCopy,
+        Strategy::PreCopy { max_pause: Micros(3), max_rounds: 0, hold_back: true },
+        Strategy::PreCopy { max_pause: PAUSE_MAX, max_rounds: ROUND_COUNT_MAX, hold_back: false },
+        Strategy::PostCopy,
+        Strategy::default(),
+    ]
 }
 
 fn encoded(frame: &Frame) -> Vec<u8> {
@@ -209,4 +226,35 @@ fn page_runs_ascend_and_do_not_overlap() {
     check(&[(5, 0)], false);
     check(&[(u32::MAX, 1)], false);
     check(&[(u32::MAX, 2)], false);
+}
+
+#[test]
+fn a_strategy_beyond_its_limits_is_cut_by_its_sender_and_refused_from_others() {
+    let frame = |strategy| {
+        let task = TaskId::new(NodeId(0), Generation(0), 1);
+        let asker = Asker { node: NodeId(0), token: Token(1) };
+        Frame::Ask { task, asker, ask: Ask::Move { target: NodeId(1), strategy } }
+    };
+    let pre_copy =
+        |max_pause, max_rounds| Strategy::PreCopy { max_pause, max_rounds, hold_back: true };
+    for (wish, limited) in [
+        (pre_copy(Micros(u64::MAX), 1), pre_copy(PAUSE_MAX, 1)),
+        (pre_copy(Micros(1), u32::MAX), pre_copy(Micros(1), ROUND_COUNT_MAX)),
+        (Strategy::Auto { max_pause: Micros(u64::MAX) }, Strategy::Auto { max_pause: PAUSE_MAX }),
+    ] {
+        assert_eq!(wish.bounded(), limited);
+        assert_eq!(Frame::decode(&encoded(&frame(wish))), Ok(frame(limited)));
+    }
+    // The same bytes with the last number one over the limit: 1,000 rounds are e8 07, then the flag.
+    let mut bytes = encoded(&frame(pre_copy(Micros(1), ROUND_COUNT_MAX)));
+    assert!(Frame::decode(&bytes).is_ok() && bytes.ends_with(&[0xe8, 0x07, 1]));
+    let at = bytes.len() - 3;
+    bytes[at] += 1;
+    assert!(Frame::decode(&bytes).is_err());
+    // 60,000,000 us are 80 8e ce 1c.
+    let mut bytes = encoded(&frame(Strategy::Auto { max_pause: PAUSE_MAX }));
+    assert!(Frame::decode(&bytes).is_ok() && bytes.ends_with(&[0x80, 0x8e, 0xce, 0x1c]));
+    let at = bytes.len() - 4;
+    bytes[at] += 1;
+    assert!(Frame::decode(&bytes).is_err());
 }

@@ -20,7 +20,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use libmimalloc_sys as mi;
-use migrt_iso::page;
+use migrt_iso::{page, raw};
 
 /// What blocks are aligned to, and their least length.
 pub(crate) const GRAIN: usize = 16;
@@ -250,7 +250,7 @@ fn first_or_huge(block: usize, len: usize) -> *mut AtomicU8 {
         return present;
     }
     // Not by way of libc: this is malloc, errno must stay, and a hook on mmap may allocate.
-    let Some(map) = super::raw::map(MAP_LEN) else { return ptr::null_mut() };
+    let Some(map) = raw::map(MAP_LEN) else { return ptr::null_mut() };
     let origin = (map as *mut AtomicU8).wrapping_sub((block >> SPAN_SHIFT << SPAN_SHIFT) / GRAIN);
     match entry.compare_exchange(ptr::null_mut(), origin, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
@@ -259,7 +259,8 @@ fn first_or_huge(block: usize, len: usize) -> *mut AtomicU8 {
             origin
         }
         Err(first) => {
-            super::raw::unmap(map, MAP_LEN);
+            // SAFETY: made above, and nobody knows of it.
+            unsafe { raw::unmap(map, MAP_LEN) };
             first
         }
     }

@@ -1,6 +1,6 @@
 //! What is mapped in this process: `/proc/self/maps`, read without allocating.
 
-use super::raw;
+use migrt_iso::raw;
 
 /// One line of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

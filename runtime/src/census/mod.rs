@@ -14,7 +14,6 @@ mod image;
 pub(crate) mod live;
 mod maps;
 pub(crate) mod node_memory;
-mod raw;
 pub(crate) mod roots;
 pub(crate) mod scan;
 mod stale;

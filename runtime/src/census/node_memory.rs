@@ -11,10 +11,10 @@
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use migrt_iso::{PAGE_LEN, in_region};
+use migrt_iso::{PAGE_LEN, in_region, raw};
 
 use super::maps::{Kind, Mapping, for_each_mapping};
-use super::{image, live, raw};
+use super::{image, live};
 
 /// Memory of this node alone: it does not move with a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

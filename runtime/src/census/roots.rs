@@ -17,11 +17,11 @@
 
 use std::arch::asm;
 
-use migrt_iso::{PAGE_LEN, in_region, page};
+use migrt_iso::{PAGE_LEN, in_region, page, raw};
 
 use super::maps::{Kind, Mapping, for_each_mapping};
 use super::stop::StoppedThread;
-use super::{exclude, image, live, node_memory, raw, stop};
+use super::{exclude, image, live, node_memory, stop};
 
 /// What a range of roots belongs to. Threads by the kernel's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +101,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        raw::unmap(self.tables as usize, size_of::<Tables>());
+        // SAFETY: made by `new`, and the tables end with their owner.
+        unsafe { raw::unmap(self.tables as usize, size_of::<Tables>()) };
     }
 }
 

@@ -30,7 +30,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::raw;
+use migrt_iso::raw;
 
 /// Most threads that a process may have for its world to be stopped.
 const THREADS_MAX: usize = 1024;

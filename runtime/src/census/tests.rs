@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use migrt_iso::raw;
+
 use super::*;
 use crate::task::prefix::HeaderPrefix;
 
@@ -316,7 +318,8 @@ fn a_word_in_a_mapping_is_found_unless_it_is_excluded() {
     assert_eq!(holders(key), []);
     unexclude(map);
     assert_eq!(holders(key), [Root::Mapping]);
-    raw::unmap(map, 1 << 20);
+    // SAFETY: made above, used no more.
+    unsafe { raw::unmap(map, 1 << 20) };
     assert_eq!(holders(key), []);
 }
 
@@ -334,7 +337,8 @@ fn addresses_are_told_apart_while_everybody_runs() {
     let map = raw::map(64 << 20).unwrap();
     std::thread::sleep(Duration::from_millis(60));
     assert_eq!(is_node_memory(map + 5_000_000), Some(NodeMemory::Mapping));
-    raw::unmap(map, 64 << 20);
+    // SAFETY: made above, used no more.
+    unsafe { raw::unmap(map, 64 << 20) };
     std::thread::sleep(Duration::from_millis(60));
     let code = addresses_are_told_apart_while_everybody_runs as *const () as usize;
     for addr in [

@@ -1,7 +1,8 @@
 //! Carrying out what the core orders, one order after the other.
 
+use migrt_iso::SlotClass;
 use migrt_proto::wire::{Refusal, TaskInfo, TaskState};
-use migrt_proto::{Action, NodeId, Place, TaskId};
+use migrt_proto::{Action, EntryId, NodeId, Place, TaskId};
 
 use super::{Cluster, Reply};
 use crate::exec::door;
@@ -19,8 +20,13 @@ impl Cluster {
             Action::NodeDead { place } => self.member_dead(place),
             Action::SlotsGranted { slots } => {
                 for grant in slots {
-                    if let Some(class) = migrt_iso::SlotClass::new(grant.class) {
-                        migrt_iso::pool::global().grant(class, grant.first, grant.count);
+                    if let Some(class) = SlotClass::new(grant.class) {
+                        let limit = match class {
+                            SlotClass::TASK => self.slot_limit.unwrap_or(u32::MAX),
+                            _ => u32::MAX,
+                        };
+                        let count = grant.count.min(limit);
+                        migrt_iso::pool::global().grant(class, grant.first, count);
                     }
                 }
             }
@@ -30,14 +36,14 @@ impl Cluster {
                 self.finish(0);
             }
             Action::Custom { from, kind, bytes } => self.custom(from, kind, &bytes),
-            Action::StartCall { task, entry, args } => self.start_call(task, Call { entry, args }),
+            Action::StartCall { task, entry, args } => self.start_call(task, entry, args),
             Action::CancelTask { task, why: _ } => {
                 if let Some(task) = self.resident(task) {
                     cancel(&task);
                 }
             }
-            Action::Freeze { task, target } => match self.resident(task) {
-                Some(record) => migrate::freeze(record, target),
+            Action::Freeze { task, target, epoch, strategy } => match self.resident(task) {
+                Some(record) => migrate::order(record, target, epoch, strategy),
                 None => self.tell(|core, now| core.freeze_failed(now, task, Refusal::UnknownTask)),
             },
             Action::Ship { task, epoch, to } => {
@@ -71,19 +77,15 @@ impl Cluster {
                 let record = arrival.thaw(epoch);
                 self.residents.insert(task, record.clone());
                 migrate::remains::came_home(task);
-                self.unsettled.lock().unwrap().insert(task, (epoch, Vec::new()));
+                self.unsettled.lock().unwrap().insert((task, epoch), Vec::new());
                 self.after_sending(move || {
                     door::push(record);
                     fail::point("target.thawed");
                 });
             }
             Action::Settled { task, epoch } => {
-                let mut unsettled = self.unsettled.lock().unwrap();
-                if unsettled.get(&task).is_some_and(|entry| entry.0 == epoch) {
-                    let slots = unsettled.remove(&task).expect("just found").1;
-                    drop(unsettled);
-                    slots.into_iter().for_each(crate::task::retire::rest);
-                }
+                let slots = self.unsettled.lock().unwrap().remove(&(task, epoch));
+                slots.into_iter().flatten().for_each(crate::task::retire::rest);
             }
             Action::JoinAnswered { task: _, token, outcome } => {
                 self.reply(token, Reply::Joined(outcome));
@@ -160,15 +162,20 @@ impl Cluster {
         }
     }
 
-    fn start_call(&'static self, task: TaskId, call: Call) {
-        if crate::entry::lookup(call.entry).is_none() {
-            let why = format!("node {} has no entry {:#018x}", self.me, call.entry.0);
-            return self.tell(|core, now| core.spawn_refused(now, task, Refusal::Other { why }));
-        }
-        if let Some(why) = super::home::unfit() {
-            return self.tell(|core, now| core.spawn_refused(now, task, why));
-        }
-        let record = body::new_task(None, task, call);
+    fn start_call(&'static self, task: TaskId, entry: EntryId, args: Vec<u8>) {
+        let promise = if crate::entry::lookup(entry).is_none() {
+            let why = format!("node {} has no entry {:#018x}", self.me, entry.0);
+            Err(Refusal::Other { why })
+        } else if let Some(why) = super::home::unfit() {
+            Err(why)
+        } else {
+            super::home::promise_slot()
+        };
+        let promise = match promise {
+            Ok(promise) => promise,
+            Err(why) => return self.tell(|core, now| core.spawn_refused(now, task, why)),
+        };
+        let record = body::new_task(None, task, Call { entry, args, _promise: promise });
         self.residents.insert(task, record.clone());
         door::push(record);
     }
@@ -192,6 +199,7 @@ impl Cluster {
             cpu_us: header
                 .map_or(0, |h| h.cpu_ns.load(std::sync::atomic::Ordering::Relaxed) / 1000),
             pins: body.map(migrate::pins::of).unwrap_or_default(),
+            last_move: body.and_then(|body| body.journey().arrival.clone()),
         }
     }
 }

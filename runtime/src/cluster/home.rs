@@ -11,6 +11,8 @@ use crate::error::JoinError;
 use crate::exec::door;
 use crate::exec::worker::Worker;
 use crate::task::body::{self, Call, MobileBody};
+use crate::task::header::TASK_CLASS;
+use crate::task::promise::SlotPromise;
 use crate::task::router_probe::probe_router;
 use crate::task::tls::TlsLayout;
 
@@ -21,26 +23,29 @@ impl Cluster {
         worker: Option<&Worker>,
         entry: EntryId,
         args: Vec<u8>,
-    ) -> TaskId {
+    ) -> Result<TaskId, Refusal> {
         if let Some(reason) = unfit() {
-            return self.stillborn(reason);
+            return Err(reason);
         }
+        let call = Call { entry, args, _promise: promise_slot()? };
         let id = self.tell_only(Core::spawn_here).expect("this node serves");
-        let record = body::new_task(worker, id, Call { entry, args });
+        let record = body::new_task(worker, id, call);
         self.residents.insert(id, record.clone());
         door::push(record);
-        id
+        Ok(id)
     }
 
-    /// Starts a call on another node; a refusal is the task's outcome.
-    pub(crate) fn spawn_at(&'static self, node: NodeId, entry: EntryId, args: Vec<u8>) -> TaskId {
+    /// Starts a call on another node; what that node refuses is the task's outcome.
+    pub(crate) fn spawn_at(
+        &'static self,
+        node: NodeId,
+        entry: EntryId,
+        args: Vec<u8>,
+    ) -> Result<TaskId, Refusal> {
         if args.len() > BYTES_LEN_MAX {
-            return self.stillborn(too_long("its arguments", args.len()));
+            return Err(too_long("its arguments", args.len()));
         }
-        match self.tell(|core, now| core.spawn_at(now, node, entry, args)) {
-            Ok(id) => id,
-            Err(reason) => self.stillborn(reason),
-        }
+        self.tell(|core, now| core.spawn_at(now, node, entry, args))
     }
 
     /// A task that ends before it begins: its handle tells why.
@@ -49,6 +54,12 @@ impl Cluster {
         self.tell(|core, now| core.ended(now, id, Outcome::NotStarted { reason }));
         id
     }
+}
+
+/// A slot for a mobile task that is about to be spawned here.
+pub(crate) fn promise_slot() -> Result<SlotPromise, Refusal> {
+    let none = Refusal::OutOfSlots { slot_len: TASK_CLASS.slot_len() as u64 };
+    door::promise_slot(TASK_CLASS).ok_or(none)
 }
 
 /// What cannot go to another node because of its length.
@@ -89,6 +100,9 @@ pub(crate) fn ended(body: &MobileBody, outcome: Result<Vec<u8>, JoinError>) {
         Ok(bytes) => Outcome::Returned(bytes),
         Err(JoinError::Panicked { message }) => Outcome::Panicked { message: clip(message) },
         Err(JoinError::Cancelled) => Outcome::Cancelled,
+        Err(JoinError::OutOfSlots { slot_len }) => {
+            Outcome::NotStarted { reason: Refusal::OutOfSlots { slot_len: slot_len as u64 } }
+        }
         Err(other) => Outcome::NotStarted { reason: Refusal::Other { why: other.to_string() } },
     };
     let cluster = cluster();

@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use migrt_proto::wire::{Hello, ShipHeader, WIRE_VERSION};
+use migrt_proto::transfer::{PageFrame, Section, SectionKind};
+use migrt_proto::wire::{Hello, StreamHead, WIRE_VERSION};
 use migrt_proto::{LinkRefused, NodeId, Place};
 
 use super::Cluster;
@@ -138,13 +139,30 @@ impl Handler for Link {
 
     fn bulk_open(&self, peer: u16, header: &[u8]) -> Box<dyn BulkSink> {
         crate::fail::point("target.shipping");
-        let opened = ShipHeader::decode(header).map_err(|e| e.to_string()).and_then(|header| {
-            let from = NodeId(peer);
-            self.cluster
+        let from = NodeId(peer);
+        let opened = match StreamHead::decode(header) {
+            Ok(StreamHead::Ship(header)) => self
+                .cluster
                 .tell(|core, now| core.ship_arriving(now, from, &header))
-                .map_err(|e| e.to_string())?;
-            Ok(Arrive::open(self.cluster, header))
-        });
+                .map_err(|e| e.to_string())
+                .map(|()| Section {
+                    task: header.task,
+                    epoch: header.epoch,
+                    kind: SectionKind::Rest,
+                    slots: header.slots,
+                    zero: Vec::new(),
+                    page_len: header.page_len,
+                    extra: header.extra,
+                }),
+            Ok(StreamHead::Pages(PageFrame::Section(section))) => self
+                .cluster
+                .tell(|core, now| core.rounds_arriving(now, from, section.task, section.epoch))
+                .map_err(|e| e.to_string())
+                .map(|()| section),
+            Ok(StreamHead::Pages(_)) => Err("no pages of a task".to_owned()),
+            Err(why) => Err(why.to_string()),
+        };
+        let opened = opened.map(|section| Arrive::open(self.cluster, from, section));
         match opened {
             Ok(arrive) => Box::new(arrive),
             Err(why) => {

@@ -1,9 +1,11 @@
 //! What the node counts, for its program and its peers.
 
+use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use migrt_proto::NodeId;
+use migrt_proto::wire::MoveRecord;
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Reply, cluster};
@@ -11,6 +13,8 @@ use crate::task::current::{self, wait_until};
 
 /// Pauses kept per node.
 const PAUSES: usize = 65_536;
+/// Records of moves kept per node.
+const MOVES: usize = 1024;
 const KIND_ASK: u16 = 1;
 const KIND_REPLY: u16 = 2;
 /// The sender has links to all nodes of the start.
@@ -33,6 +37,8 @@ pub struct Metrics {
     /// Microseconds from suspension at the source until running here, of the last 65,536 arrivals;
     /// what the wire took on the way is not in it.
     pub pauses_us: Vec<u32>,
+    /// The last 1,024 arrivals.
+    pub moves: Vec<MoveRecord>,
     /// CPU time of the process in microseconds.
     pub cpu_us: u64,
     /// Mobile tasks that ended here.
@@ -48,6 +54,7 @@ pub(crate) struct Counters {
     pages_shipped: AtomicU64,
     tasks_ended: AtomicU64,
     pauses_us: Mutex<(Vec<u32>, usize)>,
+    moves: Mutex<VecDeque<MoveRecord>>,
 }
 
 impl Counters {
@@ -64,7 +71,14 @@ impl Counters {
         self.moves_refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn arrived(&self, pause_us: u32) {
+    pub(crate) fn arrived(&self, record: &MoveRecord) {
+        let pause_us = u32::try_from(record.pause_us).unwrap_or(u32::MAX);
+        let mut moves = self.moves.lock().unwrap();
+        if moves.len() >= MOVES {
+            moves.pop_front();
+        }
+        moves.push_back(record.clone());
+        drop(moves);
         self.moves_in.fetch_add(1, Ordering::Relaxed);
         let mut pauses = self.pauses_us.lock().unwrap();
         let (kept, next) = &mut *pauses;
@@ -89,6 +103,7 @@ impl Counters {
             bytes_shipped: get(&self.bytes_shipped),
             pages_shipped: get(&self.pages_shipped),
             pauses_us: self.pauses_us.lock().unwrap().0.clone(),
+            moves: self.moves.lock().unwrap().iter().cloned().collect(),
             cpu_us: process_cpu_us(),
             tasks_ended: get(&self.tasks_ended),
         }

@@ -15,7 +15,7 @@ mod link;
 pub(crate) mod metrics;
 mod residents;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +23,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use migrt_iso::SlotId;
+use migrt_proto::transfer::LinkRate;
 use migrt_proto::wire::{Answer, Outcome};
 use migrt_proto::{Action, Core, Epoch, Incarnation, Micros, NodeId, Place, TaskId, Token};
 
@@ -30,7 +31,7 @@ use self::residents::Residents;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::migrate::arrive::Arrival;
-use crate::net::{Identity, Net, NetConfig, Part};
+use crate::net::{BulkFeed, Identity, Net, NetConfig, Part};
 use crate::task::join::Waker;
 use crate::task::record::TaskRef;
 
@@ -73,14 +74,18 @@ pub(crate) struct Cluster {
     start: Instant,
     me: NodeId,
     expected: u16,
+    /// Task slots that are used of what is granted.
+    slot_limit: Option<u32>,
     desk: Mutex<Desk>,
     net: OnceLock<Net>,
     /// The mobile tasks that are here.
     residents: Residents,
     arrivals: Mutex<HashMap<(TaskId, Epoch), Arc<Arrival>>>,
-    /// Tasks that arrived and whose homes may not know it yet, and the task slots of those that
-    /// ended meanwhile: a source in doubt could still go on with its copy in them (I3).
-    unsettled: Mutex<HashMap<TaskId, (Epoch, Vec<SlotId>)>>,
+    /// Arrivals of which the homes may not know yet, and slots that those tasks have given up since: a
+    /// source in doubt could still go on with its copy in them (I3). A task that comes and goes has
+    /// more than one.
+    unsettled: Mutex<BTreeMap<(TaskId, Epoch), Vec<SlotId>>>,
+    rates: Mutex<HashMap<NodeId, LinkRate>>,
     waits: Mutex<HashMap<Token, Wait>>,
     token: AtomicU64,
     pub(crate) metrics: metrics::Counters,
@@ -105,6 +110,7 @@ impl Cluster {
             start: Instant::now(),
             me,
             expected: config.nodes,
+            slot_limit: config.slots,
             desk: Mutex::new(Desk {
                 core,
                 orders: VecDeque::new(),
@@ -115,7 +121,8 @@ impl Cluster {
             net: OnceLock::new(),
             residents: Residents::default(),
             arrivals: Mutex::new(HashMap::new()),
-            unsettled: Mutex::new(HashMap::new()),
+            unsettled: Mutex::default(),
+            rates: Mutex::new(HashMap::new()),
             waits: Mutex::new(HashMap::new()),
             token: AtomicU64::new(1),
             metrics: metrics::Counters::default(),
@@ -258,6 +265,15 @@ impl Cluster {
         self.link_error.lock().unwrap().clone()
     }
 
+    /// The task has given up a slot, of which pages may be watched.
+    pub(crate) fn unwatch(&self, task: TaskId, slot: SlotId) {
+        let record = self.resident(task);
+        let body = record.as_ref().and_then(|record| record.mobile());
+        if let Some(copying) = body.and_then(|body| body.journey().copying.clone()) {
+            copying.watch.forget(slot);
+        }
+    }
+
     pub(crate) fn resident(&self, task: TaskId) -> Option<TaskRef> {
         self.residents.get(task)
     }
@@ -284,10 +300,33 @@ impl Cluster {
         }
     }
 
-    /// Keeps the slot of an ended task back if its arrival here is not settled; `false`: it is free.
+    /// Opens a stream of pages that is written as they come to be known; `done` as for
+    /// [`send_bulk`](Self::send_bulk). `None`: this node is alone.
+    pub(crate) fn open_bulk(
+        &self,
+        to: NodeId,
+        header: Vec<u8>,
+        done: impl FnOnce(Result<(), String>) + Send + 'static,
+    ) -> Option<BulkFeed> {
+        Some(self.net.get()?.open_bulk(to.0, header, Box::new(done)))
+    }
+
+    /// How fast pages get to `node`, as last measured.
+    pub(crate) fn link_rate(&self, node: NodeId) -> LinkRate {
+        const UNKNOWN: LinkRate = LinkRate { bytes_per_s: 500 << 20, fixed: Micros(250) };
+        self.rates.lock().unwrap().get(&node).copied().unwrap_or(UNKNOWN)
+    }
+
+    /// Pages got there at this rate.
+    pub(crate) fn note_rate(&self, node: NodeId, rate: LinkRate) {
+        self.rates.lock().unwrap().insert(node, rate);
+    }
+
+    /// Keeps a slot that a task has given up back if its arrival here is not settled; `false`: it is free.
     pub(crate) fn quarantine(&self, task: TaskId, slot: SlotId) -> bool {
         let mut unsettled = self.unsettled.lock().unwrap();
-        unsettled.get_mut(&task).map(|entry| entry.1.push(slot)).is_some()
+        let mut arrivals = unsettled.range_mut((task, Epoch(0))..=(task, Epoch(u32::MAX)));
+        arrivals.next_back().map(|arrival| arrival.1.push(slot)).is_some()
     }
 
     pub(crate) fn expect_arrival(&self, task: TaskId, epoch: Epoch, arrival: Arc<Arrival>) {

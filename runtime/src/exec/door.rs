@@ -3,8 +3,13 @@
 //! Callers are on a worker's own stack, on a local task, or on an OS thread outside the runtime;
 //! a mobile task comes here only through [`crate::task::current::on_worker`].
 
+use std::time::Duration;
+
+use migrt_iso::SlotClass;
+
 use super::queue::Exec;
 use super::worker::Worker;
+use crate::task::promise::SlotPromise;
 use crate::task::record::{Body, TaskRef};
 use crate::task::state::Wake;
 
@@ -32,6 +37,29 @@ pub(crate) fn push(task: TaskRef) {
         Some(worker) => worker.push_shared(task),
         None => exec().inject(task),
     }
+}
+
+/// A slot of `class` for a task that is about to be spawned, if there is one.
+#[inline]
+pub(crate) fn promise_slot(class: SlotClass) -> Option<SlotPromise> {
+    SlotPromise::new(class).or_else(|| promise_when_shared(class))
+}
+
+/// Workers keep slots warm: before a task is refused for want of one, they are asked to give them up.
+#[cold]
+fn promise_when_shared(class: SlotClass) -> Option<SlotPromise> {
+    const PATIENCE: Duration = Duration::from_micros(200);
+    if let Some(worker) = Worker::current() {
+        worker.share_slots();
+    }
+    exec().wake_all();
+    (0..5).find_map(|_| {
+        let promise = SlotPromise::new(class);
+        if promise.is_none() {
+            std::thread::sleep(PATIENCE);
+        }
+        promise
+    })
 }
 
 /// The node's executor.

@@ -50,6 +50,15 @@ impl Exec {
         }
     }
 
+    /// Every sleeping worker looks at its affairs once.
+    pub(crate) fn wake_all(&self) {
+        for (index, shared) in self.shared.iter().enumerate() {
+            if self.idle.wake_worker(index) {
+                shared.parker.unpark();
+            }
+        }
+    }
+
     /// A started local task, for its worker.
     pub(crate) fn send_to(&self, worker: usize, task: TaskRef) {
         self.shared[worker].inbox.push(task);

@@ -162,6 +162,7 @@ impl Worker {
         self.tick.set(tick);
         if tick.is_multiple_of(CLOCK) {
             self.exec.timers.fire();
+            self.share_slots();
             if self.exec.stop.load(Ordering::Relaxed) {
                 return None;
             }
@@ -199,9 +200,18 @@ impl Worker {
         found
     }
 
+    /// When free slots are few, those that this worker keeps warm are the node's.
+    pub(super) fn share_slots(&self) {
+        if migrt_iso::pool::global().is_scarce(migrt_iso::SlotClass::TASK) {
+            self.stacks.clear();
+            self.mobile.clear_slots();
+        }
+    }
+
     fn sleep(&self) {
         let exec = self.exec;
         exec.timers.fire();
+        self.share_slots();
         exec.idle.announce_sleep(self.index);
         // The second look (see `idle`).
         if exec.has_work_for(self.index)

@@ -1,12 +1,15 @@
 //! What the kernel offers for memory: fault handling, write tracking, guards.
 //!
-//! Each is tried on a small mapping made for it and taken away again. Absent: what the runtime makes
-//! of it, which `iso` decides for itself.
+//! Each is tried on a small mapping made for it and taken away again. Tracking and missing pages are
+//! tried out by `iso`, which uses them. Absent: what the runtime makes of it.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+
+use migrt_iso::missing::{self, MissingSupport};
+use migrt_iso::track::{self, TrackSupport};
 
 /// How far this process may handle page faults itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,19 @@ pub enum UserFaults {
     OwnOnly,
     /// None: the kernel's error number.
     Denied(i32),
+}
+
+/// How written pages are found while a task runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WriteTracking {
+    /// The kernel notes them: a microsecond or two per first write.
+    ByKernel,
+    /// Each first write is a signal, some ten microseconds, and a system call that writes to a watched
+    /// page fails unless prepared; why not better.
+    ByFault(&'static str),
+    /// Not at all; why not.
+    None(&'static str),
 }
 
 /// What the kernel offers.
@@ -36,6 +52,10 @@ pub struct Kernel {
     pub userfault_features: u64,
     /// `PAGEMAP_SCAN` works.
     pub pagemap_scan: bool,
+    /// How written pages are found, tried out by what moves use.
+    pub write_tracking: WriteTracking,
+    /// Why missing pages cannot be fetched when they are touched, if so.
+    pub no_missing_pages: Option<&'static str>,
     /// `MADV_GUARD_INSTALL` works: guards cost no mapping.
     pub guard_install: bool,
     /// Bytes of stack that a signal needs at least.
@@ -44,7 +64,6 @@ pub struct Kernel {
     pub huge_pages: Option<String>,
 }
 
-const FEATURE_WP_ASYNC: u64 = 1 << 15;
 const FEATURE_MOVE: u64 = 1 << 16;
 
 impl Kernel {
@@ -61,17 +80,22 @@ impl Kernel {
                 .and_then(|text| text.parse().ok()),
             userfault_features,
             pagemap_scan: probe_pagemap_scan().is_ok(),
+            write_tracking: match track::probe() {
+                TrackSupport::Async => WriteTracking::ByKernel,
+                TrackSupport::Sync(reason) => WriteTracking::ByFault(reason),
+                TrackSupport::None(reason) => WriteTracking::None(reason),
+                _ => WriteTracking::None("unknown"),
+            },
+            no_missing_pages: match missing::probe() {
+                MissingSupport::Signals { .. } => None,
+                MissingSupport::None(reason) => Some(reason),
+                _ => Some("unknown"),
+            },
             guard_install: probe_guard().unwrap_or(false),
             signal_stack_len,
             huge_pages: read("/sys/kernel/mm/transparent_hugepage/enabled")
                 .and_then(|text| Some(text.split_once('[')?.1.split_once(']')?.0.to_owned())),
         }
-    }
-
-    /// Written pages can be found without a fault per page: quick pre-copy.
-    #[must_use]
-    pub fn tracks_writes(&self) -> bool {
-        self.userfault_features & FEATURE_WP_ASYNC != 0 && self.pagemap_scan
     }
 
     /// Pages can be moved to their place rather than copied.
@@ -214,7 +238,9 @@ mod tests {
         assert!(kernel.release.starts_with(|c: char| c.is_ascii_digit()), "{kernel:?}");
         let denied = matches!(kernel.user_faults, UserFaults::Denied(_));
         assert_eq!(denied, kernel.userfault_features == 0, "{kernel:?}");
-        assert!(kernel.pagemap_scan || !kernel.tracks_writes(), "{kernel:?}");
+        let by_kernel = kernel.write_tracking == WriteTracking::ByKernel;
+        assert!(kernel.pagemap_scan || !by_kernel, "{kernel:?}");
+        assert!(!denied || (kernel.no_missing_pages.is_some() && !by_kernel), "{kernel:?}");
         assert!(kernel.signal_stack_len >= 2048 || kernel.signal_stack_len == 0, "{kernel:?}");
     }
 }

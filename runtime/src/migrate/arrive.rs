@@ -2,29 +2,31 @@
 //!
 //! ```text
 //! bulk stream opens   adopt slots, guard the stack        (conflict: refuse, the task stays away)
-//! chunks              install pages
-//! stream ends         make its record, FROZEN             Ready
+//! chunks              install pages; in rounds, sections of them, each over those before
+//! stream ends         all there, and fits over remains    Ready
 //! commit              set the clock, the epoch; thaw      Ack, resume
 //! abort, death        discard: slots are not ours
 //! ```
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use migrt_iso::SlotId;
 use migrt_iso::pool::{self, Conflict};
-use migrt_proto::wire::{Refusal, ShipHeader};
-use migrt_proto::{Epoch, TaskId};
+use migrt_proto::transfer::{PAGE_FRAME_LEN_MAX, PageFrame, Section, SectionKind};
+use migrt_proto::wire::{Refusal, ShipSlot};
+use migrt_proto::{EntryId, Epoch, NodeId, SlotRef, TaskId};
 
-use super::image::Installer;
+use super::Manifest;
+use super::installer::{self, Installer};
 use super::remains::{self, Kept, Merge};
-use super::{Manifest, call_of};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, home};
 use crate::net::BulkSink;
 use crate::task::adopted;
-use crate::task::body::MobileBody;
+use crate::task::body::{Call, MobileBody};
 use crate::task::header::{Header, Layout};
 use crate::task::mobile;
+use crate::task::promise::SlotPromise;
 use crate::task::record::{Body, TaskRef};
 use crate::task::tls::TlsLayout;
 
@@ -35,8 +37,9 @@ const RELEASE_PATIENCE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Arrival {
     task: TaskId,
-    manifest: Manifest,
-    since: Instant,
+    from: NodeId,
+    /// What came with its last pages, and when these began to come.
+    last: OnceLock<(Manifest, Instant)>,
     state: Mutex<State>,
 }
 
@@ -53,14 +56,16 @@ struct Copy {
     slots: Vec<SlotId>,
     /// What the task left here when it was here before.
     kept: Option<Kept>,
-    /// The same, once all pages have come and fit over it.
+    /// The same, once pages come over it.
     merge: Option<Merge>,
+    /// Of the slot of a task that has not started.
+    promise: Option<SlotPromise>,
 }
 
 impl Copy {
     /// The slots are another node's, and stay so; remains stay remains.
     fn undo(self) {
-        let kept = self.kept.or(self.merge.map(Merge::into_kept));
+        let kept = self.kept.or(self.merge.map(Merge::undo));
         for slot in self.slots {
             if kept.as_ref().is_none_or(|kept| !kept.slots.contains(&slot)) {
                 pool::global().release(slot);
@@ -68,6 +73,55 @@ impl Copy {
         }
         if let Some(kept) = kept {
             remains::put_back(kept);
+        }
+    }
+
+    /// Takes the slots of a section that are not taken yet, and prepares the first.
+    fn take(&mut self, section: &Section) -> Result<(), String> {
+        let is_first = self.slots.is_empty();
+        for (at, item) in section.slots.iter().enumerate() {
+            let slot = SlotId::from_raw(item.slot.0)
+                .ok_or_else(|| format!("{:#x} is no slot", item.slot.0))?;
+            if self.slots.contains(&slot) {
+                continue;
+            }
+            if is_first && at == 0 && slot.class() < crate::task::header::TASK_CLASS {
+                return Err(format!("{slot} is too short for a task slot"));
+            }
+            take_over(slot, section.task, &mut self.kept)?;
+            self.slots.push(slot);
+        }
+        if is_first
+            && let Some(&slot) = self.slots.first()
+            && !mobile::install_guard(slot)
+        {
+            return Err(format!("the guard of {slot} cannot be installed"));
+        }
+        if let Some(kept) = self.kept.take() {
+            if !is_first {
+                self.kept = Some(kept);
+                return Err("remains turned up in the middle of a shipment".to_owned());
+            }
+            self.merge = Some(Merge::new(kept));
+        }
+        Ok(())
+    }
+
+    /// The last section names all slots of the task: others were given up meanwhile, nothing of it
+    /// lives in them.
+    fn drop_others(&mut self, section: &Section) {
+        let is_named = |slot: &SlotId| section.slots.iter().any(|item| item.slot.0 == slot.raw());
+        let dropped: Vec<SlotId> = self.slots.extract_if(.., |slot| !is_named(slot)).collect();
+        for slot in dropped {
+            if let Some(merge) = &mut self.merge {
+                merge.slots().retain(|&kept| kept != slot);
+            }
+            pool::global().release(slot);
+        }
+        if let Some(merge) = &mut self.merge {
+            for slot in merge.slots().extract_if(.., |slot| !is_named(slot)) {
+                pool::global().unkeep(slot);
+            }
         }
     }
 }
@@ -85,29 +139,41 @@ impl Arrival {
     pub(crate) fn thaw(&self, epoch: Epoch) -> TaskRef {
         let state = std::mem::replace(&mut *self.state.lock().unwrap(), State::Gone);
         let State::Here(copy) = state else { unreachable!("thawed a discarded copy") };
-        if let Some(merge) = copy.merge {
-            merge.apply();
-        }
+        let (manifest, since) = self.last.get().expect("thawed before all has come");
         let header = match copy.slots.first() {
             Some(&slot) => {
                 // SAFETY: the pages of this slot were installed whole, a header among them, and
                 // nobody else knows them (I1, I3).
                 let header = unsafe { &*Layout { slot }.header() };
                 assert_eq!(header.id, self.task, "I4: another task's header has arrived");
-                adopted::arrived(header);
                 header.moves.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                self.manifest.clock.go_on(header, self.since.elapsed());
+                adopted::set_travelled(header);
+                manifest.clock.go_on(header, since.elapsed());
                 // SAFETY: the block came whole with the task, which does not run.
                 unsafe { TlsLayout::get().arrive(header.tp()) };
                 header as *const Header as *mut Header
             }
             None => std::ptr::null_mut(),
         };
-        let shipped = self.manifest.clock.elapsed(self.since.elapsed());
-        let pause_us = self.manifest.stood_us + shipped.as_micros() as u32;
-        crate::cluster::cluster().metrics.arrived(pause_us);
-        tracing::debug!(task = %self.task, pause_us, "arrived");
-        let body = MobileBody::new(self.task, epoch.0, call_of(&self.manifest), header);
+        let shipped = manifest.clock.elapsed(since.elapsed());
+        let pause_us = manifest.stood_us + shipped.as_micros() as u32;
+        let cluster = crate::cluster::cluster();
+        let ends = (self.task, self.from, cluster.me());
+        let record = manifest.report.clone().finish(ends, pause_us.into(), since.elapsed());
+        tracing::info!(
+            task = %record.task, from = %record.from, to = %record.to, method = ?record.method,
+            why = record.why, rounds = record.rounds, live_pages = record.live_pages,
+            sent_pages = record.sent_pages, rest_pages = record.rest_pages,
+            pause_us, total_us = record.total_us, in_time = record.met_max_pause(), "moved"
+        );
+        cluster.metrics.arrived(&record);
+        let call = copy.promise.map(|promise| Call {
+            entry: EntryId(manifest.entry),
+            args: manifest.args.clone().unwrap_or_default(),
+            _promise: promise,
+        });
+        let body = MobileBody::new(self.task, epoch.0, call, header);
+        body.set_arrival(record);
         TaskRef::new(None, Body::Mobile(body))
     }
 }
@@ -117,99 +183,160 @@ pub(crate) struct Arrive {
     cluster: &'static Cluster,
     arrival: Arc<Arrival>,
     epoch: Epoch,
-    installer: Result<Installer, String>,
+    /// `Err`: it was refused, and what still comes is thrown away.
+    incoming: Result<Incoming, String>,
+}
+
+/// What is expected next.
+struct Incoming {
+    installer: Installer,
+    /// No section follows.
+    is_last: bool,
+    /// Of the next section's head, as far as it has come.
+    head: Vec<u8>,
 }
 
 impl Arrive {
-    pub(crate) fn open(cluster: &'static Cluster, ship: ShipHeader) -> Arrive {
-        let since = Instant::now();
-        let (task, epoch) = (ship.task, ship.epoch);
+    /// A stream begins with this section.
+    pub(crate) fn open(cluster: &'static Cluster, from: NodeId, section: Section) -> Arrive {
+        let (task, epoch) = (section.task, section.epoch);
         let mut copy = Copy { kept: remains::take(task), ..Copy::default() };
-        let opened = adopt(&ship, &mut copy);
-        let (manifest, installer) = match opened {
-            Ok((manifest, installer)) => (manifest, Ok(installer)),
-            Err(why) => {
-                std::mem::take(&mut copy).undo();
-                (Manifest::default(), Err(why))
-            }
-        };
-        let state = Mutex::new(State::Here(copy));
-        let arrival = Arc::new(Arrival { task, manifest, since, state });
-        match &installer {
-            Ok(_) => cluster.expect_arrival(task, epoch, arrival.clone()),
+        let last = OnceLock::new();
+        let incoming = check_entry(&section, &mut copy)
+            .and_then(|()| begin(&mut copy, &section, (task, epoch), &last));
+        if incoming.is_err() {
+            std::mem::take(&mut copy).undo();
+        }
+        let arrival = Arc::new(Arrival { task, from, last, state: Mutex::new(State::Here(copy)) });
+        let mut arrive = Arrive { cluster, arrival, epoch, incoming };
+        match &arrive.incoming {
+            Ok(_) => cluster.expect_arrival(task, epoch, arrive.arrival.clone()),
             Err(why) => {
                 let why = Refusal::Other { why: why.clone() };
+                arrive.incoming = Err(String::new());
                 cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
             }
         }
-        Arrive { cluster, arrival, epoch, installer }
+        arrive
     }
 
     /// All pages have come: do they fit over what the task left here?
     fn fit(&mut self) -> Result<(), Refusal> {
-        let staging = self.installer.as_mut().ok().and_then(|installer| installer.staging.take());
         let mut state = self.arrival.state.lock().unwrap();
-        let (State::Here(copy), Some(staging)) = (&mut *state, staging) else { return Ok(()) };
-        let kept = copy.kept.take().expect("pages are staged over remains only");
-        match Merge::check(kept, staging) {
-            Ok(merge) => {
-                copy.merge = Some(merge);
-                Ok(())
-            }
-            Err((kept, why)) => {
-                copy.kept = Some(kept);
-                Err(Refusal::Other { why })
-            }
-        }
+        let State::Here(copy) = &mut *state else { return Ok(()) };
+        let Some(merge) = &mut copy.merge else { return Ok(()) };
+        merge.finish().map_err(|why| Refusal::Other { why })
     }
 
-    fn install(&mut self, bytes: &[u8]) -> Result<(), String> {
-        // Refused already: the source hears why, and what still comes is thrown away. (Breaking the
-        // stream would tell it only that.)
-        let Ok(installer) = self.installer.as_mut() else { return Ok(()) };
+    /// Installs bytes, and takes the heads between them.
+    fn install(&mut self, mut bytes: &[u8]) -> Result<(), String> {
+        // Refused already: the source hears why. (Breaking the stream would tell it only that.)
+        let Ok(incoming) = self.incoming.as_mut() else { return Ok(()) };
         // Held while pages are written: a discard waits, and then nothing is written any more.
-        let state = self.arrival.state.lock().unwrap();
-        match &*state {
-            State::Here(_) => installer.write(bytes),
-            State::Gone => Ok(()),
+        let mut state = self.arrival.state.lock().unwrap();
+        let State::Here(copy) = &mut *state else { return Ok(()) };
+        while !bytes.is_empty() {
+            if !incoming.installer.is_complete() {
+                let taken = incoming.installer.write(bytes, copy.merge.as_mut());
+                bytes = &bytes[taken..];
+            } else if incoming.is_last {
+                return Err("more bytes than the last section announced".to_owned());
+            } else if let Some(section) = take_head(&mut incoming.head, &mut bytes)? {
+                let of = (self.arrival.task, self.epoch);
+                *incoming = begin(copy, &section, of, &self.arrival.last)?;
+            }
         }
+        Ok(())
+    }
+
+    /// The stream cannot go on: the source hears why, unless it knows already.
+    fn fail(&mut self, why: Refusal) {
+        let (task, epoch) = (self.arrival.task, self.epoch);
+        self.incoming = Err(String::new());
+        self.cluster.forget_arrival(task, epoch);
+        self.arrival.discard();
+        self.cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
     }
 }
 
-/// Takes the slots of an arriving task and prepares them.
-fn adopt(ship: &ShipHeader, copy: &mut Copy) -> Result<(Manifest, Installer), String> {
-    let manifest: Manifest = postcard::from_bytes(&ship.extra)
-        .map_err(|e| format!("the manifest cannot be read: {e}"))?;
-    if crate::entry::lookup(migrt_proto::EntryId(manifest.entry)).is_none() {
+/// Checks what the first section says of the task.
+fn check_entry(section: &Section, copy: &mut Copy) -> Result<(), String> {
+    let manifest = manifest_of(section)?;
+    if crate::entry::lookup(EntryId(manifest.entry)).is_none() {
         return Err(format!("this node has no entry {:#018x}", manifest.entry));
     }
-    if ship.page_len as usize != migrt_iso::PAGE_LEN {
-        return Err(format!("pages of {} bytes, not {}", ship.page_len, migrt_iso::PAGE_LEN));
-    }
-    if ship.slots.is_empty() == manifest.args.is_none() {
+    if section.slots.is_empty() == manifest.args.is_none() {
         return Err("a started task comes with slots, another with a call".to_owned());
     }
-    for (at, item) in ship.slots.iter().enumerate() {
-        let slot = SlotId::from_raw(item.slot.0)
-            .ok_or_else(|| format!("{:#x} is no slot", item.slot.0))?;
-        if at == 0 && slot.class() < crate::task::header::TASK_CLASS {
-            return Err(format!("{slot} is too short for a task slot"));
+    if manifest.args.is_some() {
+        copy.promise = Some(home::promise_slot().map_err(|why| why.to_string())?);
+    }
+    Ok(())
+}
+
+fn manifest_of(section: &Section) -> Result<Manifest, String> {
+    postcard::from_bytes(&section.extra).map_err(|e| format!("the manifest cannot be read: {e}"))
+}
+
+/// A section begins: its slots are taken, what it says is zero is cleared.
+fn begin(
+    copy: &mut Copy,
+    section: &Section,
+    of: (TaskId, Epoch),
+    last: &OnceLock<(Manifest, Instant)>,
+) -> Result<Incoming, String> {
+    let since = Instant::now();
+    if (section.task, section.epoch) != of {
+        return Err("a section of another task".to_owned());
+    }
+    if section.page_len as usize != migrt_iso::PAGE_LEN {
+        return Err(format!("pages of {} bytes, not {}", section.page_len, migrt_iso::PAGE_LEN));
+    }
+    copy.take(section)?;
+    let task_slot = copy.slots.first().map(|slot| SlotRef(slot.raw()));
+    let is_last = match section.kind {
+        SectionKind::Round { .. } => {
+            crate::fail::point("target.round");
+            false
         }
-        take_over(slot, ship.task, &mut copy.kept)?;
-        copy.slots.push(slot);
-    }
-    // Heap slots that the task has given up since it left: nothing of it lives in them.
-    if let Some(kept) = &mut copy.kept {
-        for slot in kept.slots.extract_if(.., |slot| !copy.slots.contains(slot)) {
-            pool::global().unkeep(slot);
+        SectionKind::Rest => true,
+        _ => return Err("a section of another kind of move".to_owned()),
+    };
+    if is_last {
+        let is_ours = |item: &ShipSlot| copy.slots.iter().any(|slot| slot.raw() == item.slot.0);
+        if !section.zero.iter().all(is_ours) {
+            return Err("a section clears pages of another task".to_owned());
         }
+        installer::clear(task_slot, &section.zero, copy.merge.as_mut())?;
+        copy.drop_others(section);
+        let _ = last.set((manifest_of(section)?, since));
     }
-    if let Some(&slot) = copy.slots.first()
-        && !mobile::install_guard(slot)
-    {
-        return Err(format!("the guard of {slot} cannot be installed"));
+    let installer = Installer::new(task_slot, &section.slots)?;
+    Ok(Incoming { installer, is_last, head: Vec::new() })
+}
+
+/// Gathers the head of a section: four bytes of length, then the frame.
+fn take_head(head: &mut Vec<u8>, bytes: &mut &[u8]) -> Result<Option<Section>, String> {
+    let mut take = |upto: usize, head: &mut Vec<u8>| {
+        let len = bytes.len().min(upto.saturating_sub(head.len()));
+        head.extend_from_slice(&bytes[..len]);
+        *bytes = &bytes[len..];
+        head.len() >= upto
+    };
+    if !take(4, head) {
+        return Ok(None);
     }
-    Ok((manifest, Installer::new(&ship.slots, copy.kept.is_some())?))
+    let len = u32::from_le_bytes(head[..4].try_into().expect("four bytes")) as usize;
+    if len > PAGE_FRAME_LEN_MAX {
+        return Err(format!("a section's head of {len} bytes"));
+    }
+    if !take(4 + len, head) {
+        return Ok(None);
+    }
+    match PageFrame::decode(&head[4..]).map_err(|e| e.to_string())? {
+        PageFrame::Section(section) => Ok(Some(section)),
+        _ => Err("no section where one is to be".to_owned()),
+    }
 }
 
 /// Adopts a slot. A task that comes back at once may find its old copy still here, its release
@@ -243,24 +370,27 @@ fn take_over(slot: SlotId, task: TaskId, kept: &mut Option<Kept>) -> Result<(), 
 
 impl BulkSink for Arrive {
     fn chunk(&mut self, bytes: &[u8]) -> Result<(), String> {
-        self.install(bytes)
+        if let Err(why) = self.install(bytes) {
+            self.fail(Refusal::ShipFailed { why });
+        }
+        Ok(())
     }
 
     fn end(mut self: Box<Self>, complete: bool) {
-        let (task, epoch) = (self.arrival.task, self.epoch);
-        let failed = match &self.installer {
+        let failed = match &self.incoming {
             Err(_) => return,
-            Ok(installer) if complete && installer.is_complete() => self.fit().err(),
+            Ok(incoming) if complete && incoming.is_last && incoming.installer.is_complete() => {
+                self.fit().err()
+            }
             Ok(_) => Some(Refusal::ShipFailed { why: "the stream ended too early".to_owned() }),
         };
         crate::fail::point("target.installed");
         match failed {
-            None => self.cluster.tell(|core, now| core.installed(now, task, epoch)),
-            Some(why) => {
-                self.cluster.forget_arrival(task, epoch);
-                self.arrival.discard();
-                self.cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
+            None => {
+                let (task, epoch) = (self.arrival.task, self.epoch);
+                self.cluster.tell(|core, now| core.installed(now, task, epoch));
             }
+            Some(why) => self.fail(why),
         }
         crate::fail::point("target.ready");
     }

@@ -12,6 +12,7 @@
 //! it rare. The words of the runtime's own first frames (the link to the worker's stack among them)
 //! are set anew at each resume and not looked at.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -79,6 +80,69 @@ pub(crate) fn scan(header: &Header, slots: &[SlotId]) -> Option<Hit> {
         }
     }
     None
+}
+
+/// Whether the stack or the thread-locals of a frozen task lead out of it.
+pub(crate) fn roots_lead_out(header: &Header, slots: &[SlotId]) -> bool {
+    let stack = image::saved_sp(header)..header.root_sp.get();
+    let thread_locals = TlsLayout::get().image_range(header.tp() as usize);
+    [stack, thread_locals].into_iter().any(|range| {
+        let words = (range.start.next_multiple_of(8)..range.end & !7).step_by(8);
+        // SAFETY: the frozen task's memory, which the caller holds.
+        words.map(|at| unsafe { (at as *const usize).read() }).any(|word| may_lead_out(slots, word))
+    })
+}
+
+/// Words of a heap that looked as if they led out of it, when its pages were copied.
+///
+/// A page says nothing of which blocks are alive and reached, so a word seen there only means that
+/// [`scan`] has to look.
+#[derive(Debug, Default)]
+pub(crate) struct Suspects {
+    words: BTreeSet<usize>,
+}
+
+impl Suspects {
+    /// More are not told apart.
+    const COUNT_MAX: usize = 4096;
+
+    /// Looks through a copy, at `copy`, of whole pages at `addr`; what was seen there before is void.
+    pub(crate) fn look(&mut self, own: &[SlotId], addr: usize, copy: usize, len: usize) {
+        let void: Vec<usize> = self.words.range(addr..addr + len).copied().collect();
+        void.iter().for_each(|word| {
+            self.words.remove(word);
+        });
+        for at in (0..len).step_by(8) {
+            // SAFETY: whole pages, copied or the frozen task's own.
+            let word = unsafe { ((copy + at) as *const usize).read() };
+            if word.wrapping_sub(LOWEST) < HIGHEST - LOWEST
+                && self.words.len() < Suspects::COUNT_MAX
+                && may_lead_out(own, word)
+            {
+                self.words.insert(addr + at);
+            }
+        }
+    }
+
+    /// Whether one of them lies in a live block of the frozen task, or there are too many to tell.
+    pub(crate) fn any_alive(&self, header: &Header) -> bool {
+        let mut own = super::slots_of(header);
+        own.sort_unstable();
+        let is_own = |at| SlotId::of_addr(at).is_some_and(|slot| own.binary_search(&slot).is_ok());
+        // SAFETY: the task's own slots; nobody changes its heaps while it is frozen.
+        let is_alive = |&at: &usize| is_own(at) && unsafe { Arena::live_block_at(at) }.is_some();
+        self.words.len() >= Suspects::COUNT_MAX || self.words.iter().any(is_alive)
+    }
+}
+
+fn may_lead_out(own: &[SlotId], word: usize) -> bool {
+    if word.wrapping_sub(LOWEST) >= HIGHEST - LOWEST {
+        return false;
+    }
+    if word.wrapping_sub(REGION_BASE) >= REGION_LEN {
+        return is_node(word);
+    }
+    SlotId::of_addr(word).is_some_and(|slot| !own.contains(&slot) && is_live_elsewhere(slot))
 }
 
 /// The walk over what a task can reach.
@@ -185,13 +249,14 @@ fn is_node(word: usize) -> bool {
 #[cold]
 fn is_live_elsewhere(slot: SlotId) -> bool {
     let pool = pool::global();
+    // Held so that no stack comes or goes: the first page of one is its guard.
+    let stacks = stack::registry();
     if !pool.is_used(slot) {
         return pool.is_kept(slot);
     }
-    if retire::is_resting(slot) {
+    if super::remains::is_copies(slot) || retire::is_resting(slot) {
         return false;
     }
-    let stacks = stack::registry();
     match stacks.contains(&slot) {
         true => stack::has_tenant(slot),
         // SAFETY: no stack of a local task, so its first page is no guard.

@@ -1,4 +1,4 @@
-//! The image of a frozen task: which of its pages are alive; and the reverse, writing them.
+//! The image of a frozen task: which of its pages are alive.
 //!
 //! ```text
 //! task slot   | heap: live runs | guard | dead stack | live stack | TLS | header |
@@ -13,9 +13,8 @@ use migrt_iso::{PAGE_LEN, SlotId, page};
 use migrt_proto::SlotRef;
 use migrt_proto::wire::{PageRun, ShipSlot};
 
-use super::remains::Staging;
 use crate::task::adopted;
-use crate::task::header::{Header, Layout};
+use crate::task::header::Header;
 use crate::task::prefix::HeaderPrefix;
 
 /// Runs shorter than this are read rather than asked after: a system call costs more.
@@ -35,8 +34,7 @@ pub(crate) fn of(header: &Header) -> Image {
     let layout = header.layout();
     let slot = layout.slot;
     let slot_end = slot.base() + slot.len();
-    let sp = saved_sp(header);
-    let stack_from = sp & !(PAGE_LEN - 1);
+    let (stack_from, _) = always_shipped(header);
     let mut runs = Vec::new();
     let mut extents = Vec::new();
     header.prefix.arena().for_each_live_run(&mut |addr, len| runs.push((addr, len)));
@@ -46,8 +44,6 @@ pub(crate) fn of(header: &Header) -> Image {
     for &(addr, len) in runs.iter().filter(|r| SlotId::of_addr(r.0) == Some(slot)) {
         image.add_live(addr, len);
     }
-    // SAFETY: below the stack pointer of a suspended task, in its own slot.
-    unsafe { std::ptr::write_bytes(stack_from as *mut u8, 0, sp - stack_from) };
     image.add_pages(stack_from, (slot_end - stack_from) / PAGE_LEN);
     for extent in extents {
         image.open(extent);
@@ -57,6 +53,17 @@ pub(crate) fn of(header: &Header) -> Image {
     }
     header.adopted().for_each(|arena| image.add_adopted(arena));
     image
+}
+
+/// What a frozen task is never shipped without: the page of SP, whose dead bytes are zero now, up to
+/// the end of the slot: stack, thread-locals, header.
+pub(crate) fn always_shipped(header: &Header) -> (usize, usize) {
+    let slot = header.slot;
+    let sp = saved_sp(header);
+    let from = sp & !(PAGE_LEN - 1);
+    // SAFETY: below the stack pointer of a suspended task, in its own slot.
+    unsafe { std::ptr::write_bytes(from as *mut u8, 0, sp - from) };
+    (from, slot.base() + slot.len())
 }
 
 /// Where the live stack of a suspended task begins.
@@ -129,85 +136,5 @@ impl Image {
             Some(run) if run.first + run.count == first => run.count += count as u32,
             _ => slot.runs.push(PageRun { first, count: count as u32 }),
         }
-    }
-}
-
-/// Writes bytes to pages that are this node's and nobody else's yet.
-fn install(addr: usize, bytes: &[u8]) {
-    if bytes.len() >= 16 * PAGE_LEN {
-        let from = addr & !(PAGE_LEN - 1);
-        let len = (addr + bytes.len() - from).next_multiple_of(PAGE_LEN);
-        // SAFETY: the pages are within a slot that is this node's (I3, checked in `new`).
-        unsafe { page::populate_write(from, len) };
-    }
-    // SAFETY: as above; the task does not run and nobody else knows these pages.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), addr as *mut u8, bytes.len()) };
-}
-
-/// Where the pages of an arriving image go: a cursor over its runs.
-#[derive(Debug)]
-pub(crate) struct Installer {
-    /// `(address, bytes left)` of each run, in order.
-    runs: Vec<(usize, usize)>,
-    at: usize,
-    /// Set if the task has remains here: bytes are collected, to be merged.
-    pub(crate) staging: Option<Staging>,
-}
-
-impl Installer {
-    /// Checks that each run lies within its slot; the slots themselves are the caller's already.
-    pub(crate) fn new(slots: &[ShipSlot], staged: bool) -> Result<Installer, String> {
-        let mut runs = Vec::new();
-        for ship in slots {
-            let slot = SlotId::from_raw(ship.slot.0)
-                .ok_or_else(|| format!("{:#x} is no slot", ship.slot.0))?;
-            for run in &ship.runs {
-                let from = run.first as usize * PAGE_LEN;
-                let len = run.count as usize * PAGE_LEN;
-                if from + len > slot.len() {
-                    return Err(format!("pages {}+{} lie outside of {slot}", run.first, run.count));
-                }
-                let addr = slot.base() + from;
-                let guard = Layout { slot }.guard();
-                let hits_guard = ship.slot == slots[0].slot
-                    && addr < guard + crate::task::stack::GUARD_LEN
-                    && guard < addr + len;
-                if hits_guard {
-                    return Err(format!(
-                        "pages {}+{} of {slot} lie on its guard",
-                        run.first, run.count
-                    ));
-                }
-                runs.push((addr, len));
-            }
-        }
-        Ok(Installer { runs, at: 0, staging: staged.then(Staging::default) })
-    }
-
-    /// Writes the next bytes to where they belong.
-    pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<(), String> {
-        while !bytes.is_empty() {
-            let Some((addr, left)) = self.runs.get_mut(self.at) else {
-                return Err("more bytes than the ship header announced".to_owned());
-            };
-            let len = bytes.len().min(*left);
-            if let Some(staging) = &mut self.staging {
-                staging.add(*addr, &bytes[..len]);
-            } else {
-                install(*addr, &bytes[..len]);
-            }
-            *addr += len;
-            *left -= len;
-            if *left == 0 {
-                self.at += 1;
-            }
-            bytes = &bytes[len..];
-        }
-        Ok(())
-    }
-
-    /// Whether all announced bytes have come.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.at == self.runs.len()
     }
 }

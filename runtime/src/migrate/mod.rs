@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! spawn  run  decide  suspend  freeze  ship  thaw  resume
-//! stop-copy           suspend  freeze  ship  thaw  resume
+//! stop-copy                     suspend  freeze  ship       thaw  resume
+//! pre-copy   ( ship a round )*  suspend  freeze  ship rest  thaw  resume
 //! ```
 //!
 //! Who decides each step is `migrt_proto::migrate`; here the steps are done. [`freeze`] gets the
@@ -15,28 +16,43 @@ pub(crate) mod arrive;
 #[expect(unsafe_code, reason = "reads every word of a frozen task")]
 pub(crate) mod audit;
 pub(crate) mod chaos;
-#[expect(unsafe_code, reason = "reads the pages of frozen tasks and writes those of arriving ones")]
+pub(crate) mod copying;
+#[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
 pub(crate) mod image;
+#[expect(unsafe_code, reason = "writes the pages of arriving tasks")]
+mod installer;
 pub(crate) mod pins;
+mod plan;
+pub(crate) mod record;
 #[expect(unsafe_code, reason = "compares and merges pages that the node still uses")]
 pub(crate) mod remains;
+#[expect(unsafe_code, reason = "reads pages of tasks that run")]
+mod rounds;
+pub(crate) mod strategy;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use migrt_iso::{PAGE_LEN, SlotId};
-use migrt_proto::wire::{Refusal, ShipHeader, ShipSlot};
-use migrt_proto::{EntryId, Epoch, NodeId};
+use migrt_proto::wire::{Refusal, ShipHeader, ShipSlot, Strategy, StreamHead};
+use migrt_proto::{Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
+use self::copying::Copying;
+use self::plan::Plan;
+use self::record::Report;
+use self::remains::Base;
+use self::rounds::Checkpoint;
 use crate::census;
 use crate::cluster::{Cluster, cluster};
 use crate::config::Audit;
 use crate::exec::door;
 use crate::fail;
+use crate::net::Part;
 use crate::task::adopted;
-use crate::task::body::{Call, Journey, MobileBody};
+use crate::task::body::{MobileBody, Order};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
 use crate::task::state::Phase;
@@ -57,12 +73,16 @@ pub(crate) struct Manifest {
     pub(crate) stood_us: u32,
     /// Its clock when this was written.
     pub(crate) clock: Reading,
+    /// What the move came to so far; for the record.
+    pub(crate) report: Report,
 }
 
 /// The core orders a task to be moved: gets it out of the workers' hands.
-pub(crate) fn freeze(task: TaskRef, target: NodeId) {
+pub(crate) fn order(task: TaskRef, target: NodeId, epoch: Epoch, strategy: Strategy) {
     fail::point("source.ordered");
     let body = mobile(&task);
+    let since = Instant::now();
+    body.journey().order = Some(Order { epoch, strategy, since });
     body.ask_move(target.0);
     if task.state.freeze_waiting() {
         depart(task);
@@ -84,8 +104,27 @@ fn leave(task: TaskRef) {
         // Called off meanwhile.
         return stay(task);
     };
-    body.frozen_at(Instant::now());
-    match check(body, NodeId(target)) {
+    let since = Instant::now();
+    let copying = body.journey().copying.clone();
+    if let Some(copying) = &copying
+        && !copying.is_last()
+    {
+        // A look at what is alive, between two rounds.
+        if let Some(header) = body.header() {
+            // Children may run: the list of arenas is theirs too.
+            let _kin = body.kin();
+            header.drain_frees();
+            adopted::set_travelled(header);
+            copying.take_look(header);
+        }
+        return stay(task);
+    }
+    body.frozen_at(since);
+    let checked = check(body, NodeId(target), copying.as_deref());
+    if checked.is_ok() && copying.is_none() && begin_rounds(cluster, &task, NodeId(target)) {
+        return stay(task);
+    }
+    match checked {
         Ok(()) => {
             fail::point("source.frozen");
             cluster.tell(|core, now| core.frozen(now, body.id));
@@ -94,6 +133,7 @@ fn leave(task: TaskRef) {
             cluster.metrics.refused();
             tracing::debug!(task = %body.id, target, %why, "a move is refused");
             body.set_refusal(why.to_string());
+            end_rounds(body);
             // The core first: the task may order its next move as soon as it goes on.
             cluster.tell(|core, now| core.freeze_failed(now, body.id, why));
             stay(task);
@@ -101,8 +141,37 @@ fn leave(task: TaskRef) {
     }
 }
 
+/// Whether the frozen task's pages are to be sent in rounds while it runs on: then it is to go on.
+fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bool {
+    let body = mobile(task);
+    let (Some(header), Some(Order { epoch, strategy, .. })) = (body.header(), body.journey().order)
+    else {
+        return false;
+    };
+    if strategy == Strategy::StopCopy {
+        return false;
+    }
+    let first = Checkpoint::of(header);
+    let plan = plan::plan(strategy, first.page_count(), cluster.link_rate(target));
+    let Plan { limits: Some(limits), why, .. } = plan else { return false };
+    // From now on slots that it gives up are not used again at once.
+    adopted::set_travelled(header);
+    let copying = Copying::start(cluster, task, (target, epoch), limits, why, first);
+    let has_begun = copying.is_some();
+    body.journey().copying = copying;
+    has_begun
+}
+
+/// No more rounds of a task that goes on here, or ends.
+pub(crate) fn end_rounds(body: &MobileBody) {
+    let copying = body.journey().copying.take();
+    if let Some(copying) = copying {
+        copying.close();
+    }
+}
+
 /// Whether a frozen task may leave this node.
-fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
+fn check(body: &MobileBody, target: NodeId, copying: Option<&Copying>) -> Result<(), Refusal> {
     if target == cluster().me() {
         return Err(Refusal::Other { why: "it is there already".to_owned() });
     }
@@ -123,8 +192,18 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
         });
     }
     let audit = crate::node::node().config.audit;
+    let slots = slots_of(header);
+    // Pages that went in rounds were looked through as they were copied.
+    let is_clean = match copying {
+        Some(copying) => {
+            let other = |why| Refusal::ShipFailed { why };
+            !copying.has_suspects(header).map_err(other)? && !audit::roots_lead_out(header, &slots)
+        }
+        None => false,
+    };
     if audit != Audit::Off
-        && let Some(hit) = audit::scan(header, &slots_of(header))
+        && !is_clean
+        && let Some(hit) = audit::scan(header, &slots)
     {
         if audit == Audit::Strict {
             return Err(Refusal::Pinned { what: hit.to_string() });
@@ -161,10 +240,9 @@ const LONG_IMAGE: usize = 1 << 20;
 
 /// Sends a frozen task to `to`.
 pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
-    let is_long = mobile(task).header().is_some_and(|header| {
-        header.arenas().map(|arena| arena.arena().live_bytes()).sum::<usize>() > LONG_IMAGE
-    });
-    if is_long {
+    let body = mobile(task);
+    let is_long = body.header().is_some_and(|h| live_pages(h) * PAGE_LEN > LONG_IMAGE);
+    if is_long && body.journey().copying.is_none() {
         let task = task.clone();
         let spawned =
             std::thread::Builder::new().name("migrt-shipper".to_owned()).spawn(move || {
@@ -183,20 +261,38 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
     let body = mobile(task);
     let id = body.id;
     // Held until the copy is made: a move that is called off meanwhile waits for it.
-    let mut journey = body.journey();
+    let mut shipped = body.shipped();
     if task.state.phase() != Phase::Frozen {
         return;
     }
-    let Some(load) = load(body, &journey) else {
-        drop(journey);
+    let copying = body.journey().copying.clone();
+    if let (Some(copying), Some(header)) = (copying, body.header()) {
+        let failed = match ship_rest(&copying, header, body) {
+            Ok((base, byte_count)) => {
+                *shipped = Some(Arc::new(base));
+                cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
+                None
+            }
+            Err(why) => Some(why),
+        };
+        drop(shipped);
+        // The mover's thread ends, and with it the watching.
+        copying.end();
+        fail::point("source.shipped");
+        if let Some(why) = failed {
+            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
+        }
+        return;
+    }
+    let Some(load) = load(body) else {
+        drop(shipped);
         let why = "this node has no slot left to copy the task's pages to";
         return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why));
     };
-    let Load { manifest, slots, base } = load;
+    let Load { manifest, slots, base, parts } = load;
     let byte_count = base.byte_count();
-    let parts = base.parts();
-    journey.shipped = Some(base);
-    drop(journey);
+    *shipped = Some(Arc::new(base));
+    drop(shipped);
     let ship = ShipHeader {
         task: id,
         epoch,
@@ -205,7 +301,7 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         extra: postcard::to_stdvec(&manifest).expect("plain data encodes"),
     };
     let mut header = Vec::new();
-    ship.encode(&mut header);
+    StreamHead::Ship(ship).encode(&mut header);
     cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count + header.len());
     cluster.send_bulk(to, header, parts, move |result| {
         if let Err(why) = result {
@@ -219,35 +315,65 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
 struct Load {
     manifest: Manifest,
     slots: Vec<ShipSlot>,
-    base: Arc<remains::Base>,
+    base: Base,
+    parts: Vec<Part>,
+}
+
+/// The rest of a task whose rounds are over.
+fn ship_rest(
+    copying: &Copying,
+    header: &Header,
+    body: &MobileBody,
+) -> Result<(Base, usize), String> {
+    prepare(header);
+    copying.ship_rest(body, header, || manifest(body))
+}
+
+/// Pages of a task's heaps that hold live blocks or records.
+fn live_pages(header: &Header) -> usize {
+    let mut count = 0;
+    let runs = &mut |_, len| count += len / PAGE_LEN;
+    header.arenas().for_each(|arena| arena.arena().for_each_live_run(runs));
+    count
 }
 
 /// Copies a frozen task's pages, or its call. `None`: there is no slot for the copy.
-fn load(body: &MobileBody, journey: &Journey) -> Option<Load> {
-    let mut manifest = Manifest {
-        entry: 0,
-        args: None,
-        stood_us: journey.stood_us(),
-        clock: Reading::take(body.header()),
-    };
+fn load(body: &MobileBody) -> Option<Load> {
     let Some(header) = body.header() else {
+        let mut manifest = manifest(body);
         let call = body.take_call().expect("a task without a header has its call");
         manifest.entry = call.entry.0;
         manifest.args = Some(call.args.clone());
         body.put_call(call);
-        return Some(Load { manifest, slots: Vec::new(), base: Arc::new(remains::Base::empty()) });
+        let (slots, parts) = (Vec::new(), Vec::new());
+        return Some(Load { manifest, slots, base: Base::default(), parts });
     };
-    manifest.entry = header.entry.id.0;
     prepare(header);
     loop {
         let image = image::of(header);
-        let base = remains::Base::copy(&image.slots)?;
+        let (base, parts) = Base::copy(&image.slots)?;
+
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
         if header.arenas().all(|a| base.word(a.arena().remote_list_addr()) == Some(0)) {
-            return Some(Load { manifest, slots: image.slots, base: Arc::new(base) });
+            let mut manifest = manifest(body);
+            let strategy = body.journey().order.map(|order| order.strategy);
+            manifest.report.stop_copy(strategy, (base.byte_count() / PAGE_LEN) as u64);
+            return Some(Load { manifest, slots: image.slots, base, parts });
         }
         body.drain_frees(header);
+    }
+}
+
+/// Written when everything else is ready: what it says of times holds from then on.
+fn manifest(body: &MobileBody) -> Manifest {
+    let journey = body.journey();
+    Manifest {
+        entry: body.header().map_or(0, |header| header.entry.id.0),
+        args: None,
+        stood_us: journey.stood_us(),
+        clock: Reading::take(body.header()),
+        report: Report::begin(&journey),
     }
 }
 
@@ -266,6 +392,7 @@ pub(crate) fn resume_here(cluster: &Cluster, task: TaskRef, epoch: Epoch, why: &
     body.set_refusal(why.to_string());
     body.epoch.store(epoch.0, Ordering::Relaxed);
     cluster.metrics.refused();
+    end_rounds(body);
     body.take_move();
     if task.state.phase() == Phase::Frozen {
         stay(task);
@@ -286,8 +413,8 @@ fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     cluster.metrics.left();
     tracing::debug!(task = %body.id, to = to.0, "left");
     if let Some(header) = body.header() {
-        let base =
-            body.journey().shipped.take().expect("it was shipped before it was another node's");
+        let base = body.shipped().take().expect("it was shipped before it was another node's");
+        end_rounds(body);
         remains::keep_departed(header, base);
     }
     body.clear_header();
@@ -304,10 +431,4 @@ pub(crate) fn slots_of(header: &Header) -> Vec<SlotId> {
 
 fn mobile(task: &TaskRef) -> &MobileBody {
     task.mobile().expect("only mobile tasks move")
-}
-
-/// The call in a manifest.
-fn call_of(manifest: &Manifest) -> Option<Call> {
-    let args = manifest.args.clone()?;
-    Some(Call { entry: EntryId(manifest.entry), args })
 }

@@ -96,12 +96,30 @@ pub(super) async fn send(
 }
 
 async fn send_stream(link: &Link, header: Vec<u8>, parts: Vec<Part>) -> Result<(), String> {
-    let mut stream = link.conn.open_uni().await.map_err(|error| describe(&error))?;
-    write_stream(&mut stream, header, parts).await.map_err(|error| match error {
+    let mut stream = open_stream(link).await?;
+    let mut start = Vec::with_capacity(header.len() + GATHER_PART_MAX);
+    start.extend_from_slice(&prefix(header.len()));
+    start.extend_from_slice(&header);
+    write_gathered(&mut stream, start, parts).await.map_err(write_failed)?;
+    // Fails only if the stream is closed, which `stopped` then reports.
+    let _ = stream.finish();
+    stream_ended(&mut stream).await
+}
+
+pub(super) async fn open_stream(link: &Link) -> Result<SendStream, String> {
+    link.conn.open_uni().await.map_err(|error| describe(&error))
+}
+
+pub(super) fn write_failed(error: WriteError) -> String {
+    match error {
         WriteError::Stopped(_) => "the peer broke it off".to_owned(),
         WriteError::ConnectionLost(error) => describe(&error),
         other => other.to_string(),
-    })?;
+    }
+}
+
+/// Waits until the peer's transport has acknowledged all of a finished stream.
+pub(super) async fn stream_ended(stream: &mut SendStream) -> Result<(), String> {
     match stream.stopped().await {
         Ok(None) => Ok(()),
         Ok(Some(_)) => Err("the peer broke it off".to_owned()),
@@ -110,14 +128,19 @@ async fn send_stream(link: &Link, header: Vec<u8>, parts: Vec<Part>) -> Result<(
     }
 }
 
-async fn write_stream(
+/// Writes parts, short ones gathered.
+pub(super) async fn write_parts(
     stream: &mut SendStream,
-    header: Vec<u8>,
     parts: Vec<Part>,
 ) -> Result<(), WriteError> {
-    let mut gathered = Vec::with_capacity(header.len() + GATHER_PART_MAX);
-    gathered.extend_from_slice(&prefix(header.len()));
-    gathered.extend_from_slice(&header);
+    write_gathered(stream, Vec::new(), parts).await
+}
+
+async fn write_gathered(
+    stream: &mut SendStream,
+    mut gathered: Vec<u8>,
+    parts: Vec<Part>,
+) -> Result<(), WriteError> {
     for part in parts {
         if part.bytes().len() <= GATHER_PART_MAX {
             gathered.extend_from_slice(part.bytes());
@@ -137,8 +160,6 @@ async fn write_stream(
     if !gathered.is_empty() {
         stream.write_chunk(gathered.into()).await?;
     }
-    // Fails only if the stream is closed, which `stopped` then reports.
-    let _ = stream.finish();
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use quinn::{Endpoint, EndpointConfig, ServerConfig};
 
 use super::bulk::{self, BULK_HEADER_LEN_MAX, BulkDone, DoneGuard, Part};
 use super::error::NetError;
+use super::feed::{self, BulkFeed};
 use super::framing::FRAME_LEN_MAX;
 use super::handler::Handler;
 use super::identity::Identity;
@@ -75,6 +76,7 @@ struct Queue {
 enum Command {
     Frame { peer: u16, frame: Vec<u8> },
     Bulk { peer: u16, header: Vec<u8>, parts: Vec<Part>, done: DoneGuard },
+    Feed { peer: u16, header: Vec<u8>, queue: feed::Queue, done: DoneGuard },
     Dial(SocketAddr),
     StopDialling(SocketAddr),
     Forget { peer: u16, why: String },
@@ -172,6 +174,23 @@ impl Net {
             "a bulk header has at most {BULK_HEADER_LEN_MAX} bytes"
         );
         self.push(Command::Bulk { peer, header, parts, done: DoneGuard::new(done) });
+    }
+
+    /// Opens a stream of its own to `peer` that is written piece by piece. `done` is as for
+    /// [`send_bulk`](Self::send_bulk).
+    ///
+    /// # Panics
+    /// If the header is longer than [`BULK_HEADER_LEN_MAX`].
+    #[must_use]
+    pub fn open_bulk(&self, peer: u16, header: Vec<u8>, done: BulkDone) -> BulkFeed {
+        assert!(
+            header.len() <= BULK_HEADER_LEN_MAX,
+            "a bulk header has at most {BULK_HEADER_LEN_MAX} bytes"
+        );
+        let shared = self.owner.shared.clone();
+        let (feed, queue) = feed::feed(move |f| shared.push(Command::Run(f)));
+        self.push(Command::Feed { peer, header, queue, done: DoneGuard::new(done) });
+        feed
     }
 
     /// Ends the link to `peer`, telling it `why`, and dials it no more. It may dial again itself:
@@ -292,6 +311,15 @@ impl Driver<'_> {
             Command::Bulk { peer, header, parts, done } => match hub.link(peer) {
                 Some(link) => {
                     hub.exec.spawn(bulk::send(hub.clone(), link, header, parts, done));
+                }
+                None => {
+                    hub.touch();
+                    done.call(Err(format!("there is no link to n{peer}")));
+                }
+            },
+            Command::Feed { peer, header, queue, done } => match hub.link(peer) {
+                Some(link) => {
+                    hub.exec.spawn(feed::send(hub.clone(), link, header, queue, done));
                 }
                 None => {
                     hub.touch();

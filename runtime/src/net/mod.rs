@@ -23,6 +23,7 @@ mod alarm;
 mod bulk;
 mod error;
 mod fault;
+mod feed;
 mod framing;
 mod greet;
 mod handle;
@@ -42,6 +43,7 @@ mod tests;
 
 pub use bulk::{BULK_HEADER_LEN_MAX, BulkDone, Part};
 pub use error::{LinkError, NetError};
+pub use feed::{BulkFeed, Written};
 pub use framing::FRAME_LEN_MAX;
 pub use greet::HELLO_LEN_MAX;
 pub use handle::{Net, NetConfig};

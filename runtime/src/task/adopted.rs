@@ -28,7 +28,6 @@ use migrt_iso::{PAGE_LEN, SlotId, page, pool};
 use super::fd_table::forget_fds_of;
 use super::header::{Header, Layout};
 use super::prefix::HeaderPrefix;
-use super::retire;
 use super::tls::TCB_SPACE;
 
 /// With fewer adopted arenas nobody looks for dead ones before the next move.
@@ -153,7 +152,7 @@ pub(super) fn reuse(owner: &Header) -> Option<(SlotId, bool)> {
             empty(arena);
             link.set(arena.next_adopted.get());
             owner.adopted_count.set(owner.adopted_count.get() - 1);
-            return Some((slot_of(arena), arena.travelled.get()));
+            return Some((slot_of(arena), arena.has_travelled()));
         }
         link = &arena.next_adopted;
     }
@@ -196,8 +195,8 @@ fn trim(arena: &HeaderPrefix) {
 pub(super) fn give_up(arena: &HeaderPrefix) {
     empty(arena);
     let slot = slot_of(arena);
-    if arena.travelled.get() {
-        retire::rest(slot);
+    if arena.has_travelled() {
+        arena.take_back(slot);
     } else {
         // Emptied: unlike the memory of a task on its own, a child's is full of addresses in its
         // parent's slots, and its next tenant may not fill all that it takes.
@@ -209,12 +208,12 @@ pub(super) fn give_up(arena: &HeaderPrefix) {
 
 /// A heap slot goes back, empty too. Other nodes may keep the pages of one that has travelled (`retire`).
 fn give_slot(arena: &HeaderPrefix, slot: SlotId) {
-    if arena.travelled.get() { retire::rest(slot) } else { pool::global().give_clean(slot) }
+    if arena.has_travelled() { arena.take_back(slot) } else { pool::global().give_clean(slot) }
 }
 
-/// The owner has come from another node.
-pub(crate) fn arrived(owner: &Header) {
-    owner.adopted().for_each(|arena| arena.travelled.set(true));
+/// All that the owner has comes from another node, or may be sent to one while it runs (rule 1).
+pub(crate) fn set_travelled(owner: &Header) {
+    owner.arenas().for_each(|arena| arena.set_travelled(owner.id));
 }
 
 /// The owner ends: descriptors that are still open are nobody's any more.

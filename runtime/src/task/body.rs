@@ -6,24 +6,37 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use migrt_proto::wire::{MoveRecord, Strategy};
 use migrt_proto::{EntryId, Epoch, TaskId};
 
 use super::adopted;
 use super::header::Header;
 use super::parent::ParentPin;
+use super::promise::SlotPromise;
 use super::record::{Body, TaskRef};
 use super::safepoint;
 use crate::exec::worker::Worker;
+use crate::migrate::copying::Copying;
 use crate::migrate::remains::Base;
 
 /// No node is asked for.
 const NOWHERE: u32 = u32::MAX;
 
 /// A call that was not started yet.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) entry: EntryId,
     pub(crate) args: Vec<u8>,
+    /// Of its task slot; ends when the call is dropped, which is when it has started.
+    pub(crate) _promise: SlotPromise,
+}
+
+/// How a move was ordered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    pub(crate) epoch: Epoch,
+    pub(crate) strategy: Strategy,
+    pub(crate) since: Instant,
 }
 
 /// A task's last move from here.
@@ -31,8 +44,12 @@ pub(crate) struct Call {
 pub(crate) struct Journey {
     frozen_at: Option<Instant>,
     refusal: Option<String>,
-    /// What is on its way, kept as the base of its remains.
-    pub(crate) shipped: Option<Arc<Base>>,
+    /// How the core has ordered it.
+    pub(crate) order: Option<Order>,
+    /// The rounds of it, if pages go while the task runs.
+    pub(crate) copying: Option<Arc<Copying>>,
+    /// The record of the move that it came here by.
+    pub(crate) arrival: Option<Box<MoveRecord>>,
 }
 
 impl Journey {
@@ -53,12 +70,14 @@ pub(crate) struct MobileBody {
     cancel: AtomicBool,
     /// Local tasks it started that have not ended.
     pub(crate) children: AtomicU32,
-    /// When it was last frozen, and why its last move was refused.
+    /// Its last move: when it was frozen, why it was refused. Never held for long.
     journey: Mutex<Journey>,
     /// Held while arenas change owner (rule 1 of `adopted`).
     kin: Mutex<()>,
     /// The mobile task that started it, if it is a child.
     parent: Option<ParentPin>,
+    /// What is on its way, kept as the base of its remains. Held while that is copied.
+    shipped: Mutex<Option<Arc<Base>>>,
 }
 
 impl MobileBody {
@@ -79,6 +98,7 @@ impl MobileBody {
             journey: Mutex::default(),
             kin: Mutex::default(),
             parent: None,
+            shipped: Mutex::default(),
         }
     }
 
@@ -174,6 +194,11 @@ impl MobileBody {
 }
 
 impl MobileBody {
+    /// It came here by this move.
+    pub(crate) fn set_arrival(&self, record: MoveRecord) {
+        self.journey.lock().unwrap().arrival = Some(Box::new(record));
+    }
+
     pub(crate) fn frozen_at(&self, when: Instant) {
         self.journey.lock().unwrap().frozen_at = Some(when);
     }
@@ -181,6 +206,11 @@ impl MobileBody {
     /// The state of its last move from here.
     pub(crate) fn journey(&self) -> MutexGuard<'_, Journey> {
         self.journey.lock().unwrap()
+    }
+
+    /// What is on its way. Not to be asked for by a thread that others wait for.
+    pub(crate) fn shipped(&self) -> MutexGuard<'_, Option<Arc<Base>>> {
+        self.shipped.lock().unwrap()
     }
 
     pub(crate) fn set_refusal(&self, why: String) {

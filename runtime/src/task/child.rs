@@ -28,7 +28,7 @@ use migrt_iso::PAGE_LEN;
 
 use super::body::MobileBody;
 use super::current::{self, on_worker, wait_until};
-use super::header::Header;
+use super::header::{Header, TASK_CLASS};
 use super::join::JoinWord;
 use super::parent::ParentPin;
 use super::record::{Body, TaskRef};
@@ -182,20 +182,31 @@ fn parent_of(worker: &Worker) -> TaskRef {
 fn reserve(worker: &Worker, parent: &TaskRef) -> Option<&'static Header> {
     let caller = worker.task().and_then(|record| record.mobile()).and_then(MobileBody::header);
     let owner = parent.mobile().expect("a mobile task");
-    let spare = {
+    // What is being copied keeps its arenas: one that left and came back would be another, with the
+    // same slot.
+    let is_copied = owner.journey().copying.is_some();
+    let spare = if is_copied {
+        None
+    } else {
         let _kin = owner.kin();
         owner.header().and_then(adopted::reuse)
     };
     let (slot, travelled) = match spare {
         Some(spare) => spare,
-        None => (worker.mobile.take_slot()?, false),
+        None => {
+            // As any task's: slots that were promised to others are not taken.
+            let _promise = door::promise_slot(TASK_CLASS)?;
+            (worker.mobile.take_slot()?, false)
+        }
     };
     if travelled && !mobile::install_guard(slot) {
-        retire::rest(slot);
+        retire::park(owner.id, slot);
         return None;
     }
     let header = mobile::prepare(slot, owner.id, &CLOSURE);
-    header.prefix.travelled.set(travelled);
+    if travelled {
+        header.prefix.set_travelled(owner.id);
+    }
     header.prefix.set_worker(tls::thread_pointer(), worker.mobile.node_frees());
     if let Some(caller) = caller {
         // An `Instant` that is handed over means the same to both.

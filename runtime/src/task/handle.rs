@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use migrt_proto::wire::{Answer, Ask, Outcome, Refusal};
+use migrt_proto::wire::{Answer, Ask, MoveRecord, Outcome, Refusal};
 use migrt_proto::{EntryId, NodeId, TaskId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -15,6 +15,7 @@ use super::scrub;
 use crate::cluster::ask;
 use crate::entry::{self, Output};
 use crate::error::{Error, JoinError, Kind, Result};
+use crate::migrate::strategy::{self, Strategy};
 
 /// What is known of a task: [`JoinHandle::info`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct TaskInfo {
     pub cpu: Duration,
     /// What keeps it on its node, one line each; empty if it may move.
     pub pins: Vec<String>,
+    /// Its last move, if it came to where it is by one.
+    pub last_move: Option<MoveRecord>,
 }
 
 /// The handle of a mobile task.
@@ -78,13 +81,22 @@ impl<R> JoinHandle<R> {
     /// no live node or has no room.
     #[inline(always)]
     pub fn migrate(&self, target: NodeId) -> Result<()> {
+        self.migrate_by(target, strategy::default())
+    }
+
+    /// As [`migrate`](Self::migrate), by this strategy instead of the program's.
+    ///
+    /// # Errors
+    /// As for [`migrate`](Self::migrate).
+    #[inline(always)]
+    pub fn migrate_by(&self, target: NodeId, strategy: Strategy) -> Result<()> {
         scrub::below::<{ scrub::DEEP }>();
-        self.ask_move(target)
+        self.ask_move(target, strategy)
     }
 
     #[inline(never)]
-    fn ask_move(&self, target: NodeId) -> Result<()> {
-        match ask::ask(self.task, Ask::Move { target }) {
+    fn ask_move(&self, target: NodeId, strategy: Strategy) -> Result<()> {
+        match ask::ask(self.task, Ask::Move { target, strategy: strategy.to_wire() }) {
             Answer::Move(Ok(_)) => Ok(()),
             Answer::Move(Err(why)) => {
                 let goes_on = match why {
@@ -118,6 +130,7 @@ impl<R> JoinHandle<R> {
                 moves: info.moves,
                 cpu: Duration::from_micros(info.cpu_us),
                 pins: info.pins,
+                last_move: info.last_move.map(|record| *record),
             }),
             Answer::Info(Err(why)) => Err(Error::new(
                 Kind::Other,
@@ -155,7 +168,12 @@ impl<R: Output> JoinHandle<R> {
             }
             Some(Outcome::Panicked { message }) => Err(JoinError::Panicked { message }),
             Some(Outcome::Cancelled) => Err(JoinError::Cancelled),
-            Some(Outcome::Lost { node }) => Err(JoinError::Lost { node }),
+            Some(Outcome::Lost { node, missing_pages }) => {
+                Err(JoinError::Lost { node, missing_pages })
+            }
+            Some(Outcome::NotStarted { reason: Refusal::OutOfSlots { slot_len } }) => {
+                Err(JoinError::no_slot(slot_len as usize))
+            }
             Some(Outcome::NotStarted { reason }) => {
                 Err(JoinError::NotStarted { reason: reason.to_string() })
             }

@@ -149,7 +149,7 @@ impl Header {
         let arena = self.prefix.arena();
         if arena.has_remote_frees() {
             // SAFETY: the caller holds the task, so its heap is idle; slots go back to the node.
-            unsafe { arena.drain_remote(&mut |slot| migrt_iso::pool::global().give(slot)) };
+            unsafe { arena.drain_remote(&mut |slot| self.prefix.take_back(slot)) };
         }
     }
 

@@ -9,12 +9,27 @@ use super::current::{self, on_worker, to_callers_heap};
 use super::scrub;
 use crate::cluster::cluster;
 use crate::error::{Error, Kind, Result};
+use crate::migrate::strategy;
 
 /// The node the caller runs on now. A mobile task may be elsewhere after its next suspension.
 #[must_use]
 pub fn here() -> NodeId {
     // A static of the node that the task is on: in the program's image, not in node memory.
     cluster().me()
+}
+
+/// How often the calling mobile task has moved; 0 for any other caller.
+///
+/// # Examples
+/// ```no_run
+/// let before = migrt::moves();
+/// // … work that may be moved in its middle …
+/// println!("moved {} times meanwhile", migrt::moves() - before);
+/// ```
+#[must_use]
+#[inline(never)]
+pub fn moves() -> u32 {
+    current::mobile().map_or(0, |header| header.moves.load(Ordering::Relaxed))
 }
 
 /// The live nodes of the cluster, this one included, ascending.
@@ -63,7 +78,8 @@ fn move_to(target: NodeId) -> Result<()> {
         let body = worker.and_then(|w| w.task()).and_then(|r| r.mobile());
         // That of an earlier move, before this one can have another.
         body.and_then(|body| body.take_refusal());
-        let ordered = cluster().tell(|core, now| core.order(now, id, target));
+        let ordered = cluster()
+            .tell(|core, now| core.order(now, id, target, strategy::of_oneself().to_wire()));
         if let (Some(body), Err(why)) = (body, &ordered) {
             body.set_refusal(why.to_string());
         }

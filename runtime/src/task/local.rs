@@ -19,6 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::coro::{Coro, TaskYielder};
+use super::promise::SlotPromise;
 use super::record::{Body, Record, TaskRef};
 use super::stack::Stack;
 use crate::error::JoinError;
@@ -58,6 +59,8 @@ pub(crate) struct LocalBody {
     pub(crate) yielder: Cell<*const TaskYielder>,
     /// The size class its stack comes from.
     pub(crate) stack_class: migrt_iso::SlotClass,
+    /// Of a stack, until it has one.
+    promise: Cell<Option<SlotPromise>>,
 }
 
 impl fmt::Debug for LocalBody {
@@ -127,7 +130,11 @@ where
 }
 
 impl LocalBody {
-    pub(crate) fn new<F, T>(closure: F, stack_class: migrt_iso::SlotClass) -> LocalBody
+    pub(crate) fn new<F, T>(
+        closure: F,
+        stack_class: migrt_iso::SlotClass,
+        promise: Option<SlotPromise>,
+    ) -> LocalBody
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
@@ -149,6 +156,7 @@ impl LocalBody {
             stack: Cell::new(None),
             yielder: Cell::new(std::ptr::null()),
             stack_class,
+            promise: Cell::new(promise),
         };
         // SAFETY: a new payload holds nothing.
         unsafe { Cellar::<F>::put(body.payload.get().cast(), closure) };
@@ -160,6 +168,7 @@ impl LocalBody {
         let stack = worker
             .take_stack(self.stack_class)
             .ok_or_else(|| JoinError::no_slot(self.stack_class.slot_len()))?;
+        drop(self.promise.take());
         // Relaxed: wakers read it after the park of this first run, which releases it.
         self.worker.store(worker.index() as u32, Ordering::Relaxed);
         let bounds = stack.bounds();
@@ -231,10 +240,11 @@ pub(crate) fn new_task<F, T>(
     worker: Option<&Worker>,
     closure: F,
     stack_class: migrt_iso::SlotClass,
+    promise: Option<SlotPromise>,
 ) -> TaskRef
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    TaskRef::new(worker, Body::Local(LocalBody::new(closure, stack_class)))
+    TaskRef::new(worker, Body::Local(LocalBody::new(closure, stack_class, promise)))
 }

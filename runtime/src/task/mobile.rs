@@ -28,6 +28,7 @@ use super::stack::GUARD_LEN;
 use super::state::Park;
 use super::tls::TlsLayout;
 use super::{adopted, child, dtors, fd_table, retire, tls};
+use crate::clock::Charge;
 use crate::entry::{self, Entry};
 use crate::error::JoinError;
 use crate::exec::worker::Worker;
@@ -41,6 +42,7 @@ pub(crate) struct WorkerPart {
     /// This worker is counted as searching.
     pub(crate) searching: Cell<bool>,
     slots: RefCell<Vec<SlotId>>,
+    charge: Charge,
     node_frees: Box<NodeFrees>,
 }
 
@@ -49,6 +51,7 @@ impl WorkerPart {
         WorkerPart {
             searching: Cell::new(false),
             slots: RefCell::new(Vec::with_capacity(SLOTS_KEPT)),
+            charge: Charge::default(),
             node_frees: Box::new(NodeFrees::new()),
         }
     }
@@ -70,10 +73,18 @@ impl WorkerPart {
         &*self.node_frees
     }
 
+    /// Slots are few: gives the node those that are kept.
+    pub(crate) fn clear_slots(&self) {
+        self.slots.borrow_mut().drain(..).for_each(|slot| pool::global().give_clean(slot));
+    }
+
     /// A slot whose task has ended, its guard in place.
     pub(crate) fn keep_slot(&self, slot: SlotId) {
         let mut slots = self.slots.borrow_mut();
-        if slot.class() == TASK_CLASS && slots.len() < SLOTS_KEPT {
+        if slot.class() == TASK_CLASS
+            && slots.len() < SLOTS_KEPT
+            && !pool::global().is_scarce(TASK_CLASS)
+        {
             slots.push(slot);
         } else {
             drop(slots);
@@ -90,9 +101,7 @@ pub(crate) fn install_guard(slot: SlotId) -> bool {
 
 impl Drop for WorkerPart {
     fn drop(&mut self) {
-        for slot in self.slots.get_mut().drain(..) {
-            pool::global().give_clean(slot);
-        }
+        self.clear_slots();
     }
 }
 
@@ -119,7 +128,7 @@ pub(crate) fn run(worker: &Worker, task: TaskRef) {
     bind(header, worker, &task, body);
     crate::fence::check();
     worker.running().begin(header);
-    let since = crate::clock::ticks();
+    let since = worker.mobile.charge.begin();
     // SAFETY: RUNNING says that only this worker touches the coroutine; the thread pointer is the
     // task's own block, in the slot it owns (I3).
     let why = unsafe {
@@ -128,9 +137,7 @@ pub(crate) fn run(worker: &Worker, task: TaskRef) {
         })
     };
     worker.running().end();
-    header
-        .cpu_ns
-        .fetch_add(crate::clock::ticks_to_ns(crate::clock::ticks() - since), Ordering::Relaxed);
+    header.cpu_ns.fetch_add(worker.mobile.charge.end(since), Ordering::Relaxed);
     worker.mobile.node_frees.drain();
     let Some(why) = why else {
         end(worker, task);
@@ -341,6 +348,7 @@ fn end(worker: &Worker, task: TaskRef) {
         Outcome::Panicked(message) => Err(JoinError::Panicked { message: message.clone() }),
         Outcome::Cancelled => Err(JoinError::Cancelled),
     };
+    crate::migrate::end_rounds(body);
     // The outcome lies in the task's heap: freed by the task's identity, at once.
     // SAFETY: the task does not run, so its thread block and heap are idle.
     unsafe { tls::with_thread_pointer(header.tp(), || drop(outcome)) };
@@ -360,15 +368,11 @@ fn end(worker: &Worker, task: TaskRef) {
         body.clear_header();
         drop(kin);
         let slot = header.slot;
+        // SAFETY: the task has returned, nothing of its heap is alive.
+        unsafe { header.prefix.destroy_arena() };
         if body.epoch.load(Ordering::Relaxed) > Epoch::FIRST.0 {
-            // SAFETY: the task has returned, nothing of its heap is alive.
-            unsafe { header.prefix.arena().destroy(&mut retire::rest) };
-            if !crate::cluster::cluster().quarantine(body.id, slot) {
-                retire::rest(slot);
-            }
+            retire::give_up(body.id, slot);
         } else {
-            // SAFETY: as above.
-            unsafe { header.prefix.destroy_arena() };
             worker.mobile.keep_slot(slot);
         }
     }

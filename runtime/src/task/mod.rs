@@ -30,6 +30,7 @@ pub(crate) mod mobile;
 pub(crate) mod panic_hook;
 pub(crate) mod parent;
 pub(crate) mod pin;
+pub(crate) mod promise;
 #[expect(unsafe_code, reason = "counts references and recycles records")]
 pub(crate) mod record;
 #[expect(unsafe_code, reason = "empties slots of tasks that have ended")]

@@ -10,10 +10,11 @@
 use std::cell::{Cell, UnsafeCell};
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use migrt_iso::arena::Arena;
-use migrt_iso::pool;
+use migrt_iso::{SlotId, pool};
+use migrt_proto::TaskId;
 
 use super::tls::{TCB_SPACE, thread_pointer, with_thread_pointer};
 
@@ -34,12 +35,13 @@ pub struct HeaderPrefix {
     /// OS threads that the task has started and that still run. Not 0: it must not move, nor may
     /// its slots be used again after its end. Load it with `Acquire`.
     pub thread_pins: AtomicU32,
+    /// The task, once this arena has moved with it: its slots are not to be used again at once
+    /// (`task::retire`).
+    travelled: AtomicU64,
     /// What the task allocates now is the node's: it runs code whose memory is the process's.
     node_heap: Cell<bool>,
     /// The next in the list of arenas that a task has adopted, if this is one (`adopted`).
     pub(crate) next_adopted: Cell<*const HeaderPrefix>,
-    /// An adopted arena has been on another node, which may keep its pages.
-    pub(crate) travelled: Cell<bool>,
     /// What is dead in its slot was discarded.
     pub(crate) trimmed: Cell<bool>,
 }
@@ -54,9 +56,9 @@ impl HeaderPrefix {
             clock_offset_ns: AtomicI64::new(0),
             fd_pins: AtomicU32::new(0),
             thread_pins: AtomicU32::new(0),
+            travelled: AtomicU64::new(0),
             node_heap: Cell::new(false),
             next_adopted: Cell::new(ptr::null()),
-            travelled: Cell::new(false),
             trimmed: Cell::new(false),
         }
     }
@@ -98,7 +100,28 @@ impl HeaderPrefix {
     /// The task has ended, none of its `thread_pins` is left, and nobody uses its memory.
     pub unsafe fn destroy_arena(&self) {
         // SAFETY: the caller's promise is the one asked for.
-        unsafe { self.arena().destroy(&mut |slot| pool::global().give(slot)) };
+        unsafe { self.arena().destroy(&mut |slot| self.take_back(slot)) };
+    }
+
+    /// The arena has arrived here with `task` from another node, or is about to be sent while that runs.
+    pub(crate) fn set_travelled(&self, task: TaskId) {
+        // Relaxed: whoever sets it holds the task.
+        self.travelled.store(task.to_raw(), Ordering::Relaxed);
+    }
+
+    /// Whether another node may have the arena's slots, or keep pages of them.
+    pub(super) fn has_travelled(&self) -> bool {
+        // Relaxed: as in `set_travelled`.
+        self.travelled.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes a slot that the task's heap does not need any more. Any thread that holds the task, but
+    /// not on a task's thread block.
+    pub(crate) fn take_back(&self, slot: SlotId) {
+        match TaskId::from_raw(self.travelled.load(Ordering::Relaxed)) {
+            None => pool::global().give(slot),
+            Some(task) => super::retire::park(task, slot),
+        }
     }
 
     /// Whether the task allocates node memory at this moment.

@@ -290,7 +290,10 @@ pub(super) mod route {
     /// A slot that the running task's arena no longer needs.
     #[cold]
     fn done(slot: SlotId) {
-        on_worker(|| pool::global().give(slot));
+        let header = HeaderPrefix::current();
+        // SAFETY: a slot comes back from the arena of the running task alone.
+        let header = unsafe { &*header };
+        on_worker(|| header.take_back(slot));
     }
 
     #[inline(always)]

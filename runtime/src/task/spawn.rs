@@ -7,8 +7,8 @@ use std::mem;
 use std::sync::Arc;
 
 use migrt_iso::SlotClass;
-use migrt_proto::NodeId;
 use migrt_proto::wire::Refusal;
+use migrt_proto::{EntryId, NodeId, TaskId};
 
 use super::child::{self, Packet};
 use super::current::{self, on_worker, wait_until};
@@ -19,7 +19,7 @@ use super::stack::DEFAULT_CLASS;
 use super::{local, scrub};
 use crate::cluster::cluster;
 use crate::entry::Call;
-use crate::error::JoinError;
+use crate::error::{JoinError, SpawnError};
 use crate::exec::door;
 
 /// What [`spawn`] can start. Implemented for closures and for the calls that `#[migratable]`
@@ -27,8 +27,13 @@ use crate::exec::door;
 pub trait Spawn {
     /// The handle to join the task with.
     type Handle;
-    /// Starts it.
+    /// Starts it; if that fails, the handle says so when it is joined.
     fn spawn(self) -> Self::Handle;
+    /// Starts it, or says why not.
+    ///
+    /// # Errors
+    /// [`SpawnError`].
+    fn try_spawn(self) -> Result<Self::Handle, SpawnError>;
 }
 
 /// Starts a task: a closure as a local task, a call of a `#[migratable]` function as a mobile one.
@@ -37,8 +42,11 @@ pub trait Spawn {
 /// worker and moved to any node while it runs. A local task that a mobile task starts allocates in memory
 /// that becomes the mobile task's when it ends; until then the mobile task is not moved.
 ///
+/// A task that cannot be started (no slot is left, its arguments will not encode) has ended at once,
+/// and its handle's `join` says why; [`try_spawn`] says so at once.
+///
 /// # Panics
-/// If the runtime does not run, or the arguments of a call will not encode.
+/// If the runtime does not run.
 ///
 /// # Examples
 /// ```
@@ -53,6 +61,29 @@ pub fn spawn<S: Spawn>(task: S) -> S::Handle {
     task.spawn()
 }
 
+/// As [`spawn`], for programs that can do something about a task that is not started: wait until
+/// others have ended, say, when no slot is left.
+///
+/// # Errors
+/// [`SpawnError::OutOfSlots`] if every slot of this node is in use or promised to a task that waits
+/// for a worker; [`SpawnError::Encoding`] if the arguments of a call will not encode.
+///
+/// # Panics
+/// If the runtime does not run.
+///
+/// # Examples
+/// ```
+/// #[migrt::main]
+/// fn main() -> migrt::Result<()> {
+///     let answer = migrt::try_spawn(|| 6 * 7)?;
+///     assert_eq!(answer.join()?, 42);
+///     Ok(())
+/// }
+/// ```
+pub fn try_spawn<S: Spawn>(task: S) -> Result<S::Handle, SpawnError> {
+    task.try_spawn()
+}
+
 impl<F, T> Spawn for F
 where
     F: FnOnce() -> T + Send + 'static,
@@ -60,26 +91,41 @@ where
 {
     type Handle = LocalHandle<T>;
     fn spawn(self) -> LocalHandle<T> {
-        spawn_local(self, DEFAULT_CLASS)
+        spawn_local(self, DEFAULT_CLASS).0
+    }
+    fn try_spawn(self) -> Result<LocalHandle<T>, SpawnError> {
+        let (handle, is_spawned) = spawn_local(self, DEFAULT_CLASS);
+        if is_spawned { Ok(handle) } else { Err(no_slot(handle.slot_len())) }
     }
 }
 
-/// Starts a local task on a stack of the given class.
-pub(crate) fn spawn_local<F, T>(closure: F, class: SlotClass) -> LocalHandle<T>
+fn no_slot(slot_len: usize) -> SpawnError {
+    SpawnError::OutOfSlots { slot_len }
+}
+
+/// Starts a local task on a stack of the given class. `false`: it has ended for want of a slot.
+pub(crate) fn spawn_local<F, T>(closure: F, class: SlotClass) -> (LocalHandle<T>, bool)
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
     if current::mobile().is_some() {
         let started = child::spawn(closure);
-        return LocalHandle { inner: started.map_or(Inner::OutOfSlots, Inner::Child) };
+        let is_spawned = started.is_some();
+        return (LocalHandle { inner: started.map_or(Inner::OutOfSlots, Inner::Child) }, is_spawned);
     }
-    let task = on_worker(|worker| {
-        let task = local::new_task(worker, closure, class);
-        door::push(task.clone());
-        task
+    let (task, is_spawned) = on_worker(|worker| {
+        let promise = door::promise_slot(class);
+        let is_spawned = promise.is_some();
+        let task = local::new_task(worker, closure, class, promise);
+        if is_spawned {
+            door::push(task.clone());
+        } else {
+            task.join.finish();
+        }
+        (task, is_spawned)
     });
-    LocalHandle { inner: Inner::Local(task, PhantomData) }
+    (LocalHandle { inner: Inner::Local(task, PhantomData) }, is_spawned)
 }
 
 /// Starts a call on the node `target`, as a mobile task whose home is this node. The call travels,
@@ -88,27 +134,62 @@ where
 /// # Panics
 /// If the runtime does not run.
 pub fn spawn_on<C: Call>(target: NodeId, call: C) -> JoinHandle<C::Output> {
-    start(Some(target), call)
+    or_stillborn(start(Some(target), call))
 }
 
 /// Starts a call here: what the code of `#[migratable]` does for [`spawn`].
 #[doc(hidden)]
 pub fn spawn_call<C: Call>(call: C) -> JoinHandle<C::Output> {
+    or_stillborn(start(None, call))
+}
+
+/// Starts a call here: what the code of `#[migratable]` does for [`try_spawn`].
+///
+/// # Errors
+/// [`SpawnError`].
+#[doc(hidden)]
+pub fn try_spawn_call<C: Call>(call: C) -> Result<JoinHandle<C::Output>, SpawnError> {
     start(None, call)
 }
 
-fn start<C: Call>(target: Option<NodeId>, call: C) -> JoinHandle<C::Output> {
+/// A task that was not spawned: the handle of one that has ended for this reason.
+fn or_stillborn<R>(started: Result<JoinHandle<R>, SpawnError>) -> JoinHandle<R> {
+    started.unwrap_or_else(|why| {
+        let entry = EntryId(0);
+        let task = on_worker(|_| {
+            cluster().stillborn(match &why {
+                SpawnError::OutOfSlots { slot_len } => {
+                    Refusal::OutOfSlots { slot_len: *slot_len as u64 }
+                }
+                SpawnError::Encoding { reason } | SpawnError::Refused { reason } => {
+                    Refusal::Other { why: reason.clone() }
+                }
+            })
+        });
+        JoinHandle::new(task, entry)
+    })
+}
+
+fn start<C: Call>(target: Option<NodeId>, call: C) -> Result<JoinHandle<C::Output>, SpawnError> {
     // In the caller's heap: `Serialize` is the user's code.
     let mut args = Vec::new();
     let encoded = call.encode(&mut args).map_err(|e| e.to_string());
     drop(call);
+    encoded.map_err(|reason| SpawnError::Encoding { reason })?;
+    let task = start_encoded(target, C::ENTRY.id, args)?;
+    Ok(JoinHandle::new(task, C::ENTRY.id))
+}
+
+/// Never inlined: what the node says lies in frames below those of the caller.
+#[inline(never)]
+fn start_encoded(
+    target: Option<NodeId>,
+    entry: EntryId,
+    mut args: Vec<u8>,
+) -> Result<TaskId, SpawnError> {
     let from_mobile = current::mobile().is_some();
-    let task = on_worker(|worker| {
+    let spawned = on_worker(|worker| {
         let cluster = cluster();
-        let entry = C::ENTRY.id;
-        if let Err(why) = encoded.as_ref() {
-            return cluster.stillborn(Refusal::Other { why: why.clone() });
-        }
         // On the worker's side a copy of a task's bytes is a node's.
         let args = if from_mobile { args.clone() } else { std::mem::take(&mut args) };
         match target {
@@ -116,7 +197,11 @@ fn start<C: Call>(target: Option<NodeId>, call: C) -> JoinHandle<C::Output> {
             _ => cluster.spawn_here(worker, entry, args),
         }
     });
-    JoinHandle::new(task, C::ENTRY.id)
+    spawned.map_err(|why| match why {
+        Refusal::OutOfSlots { slot_len } => no_slot(slot_len as usize),
+        // The text is the node's: what is made of it here is the caller's.
+        why => SpawnError::Refused { reason: why.to_string() },
+    })
 }
 
 /// The handle of a local task. Dropping it lets the task run on by itself.
@@ -145,6 +230,14 @@ impl<T> fmt::Debug for LocalHandle<T> {
 }
 
 impl<T> LocalHandle<T> {
+    /// Length of the slot that its task takes.
+    fn slot_len(&self) -> usize {
+        match &self.inner {
+            Inner::Local(..) | Inner::Spent => DEFAULT_CLASS.slot_len(),
+            Inner::Child(_) | Inner::OutOfSlots => TASK_CLASS.slot_len(),
+        }
+    }
+
     /// Waits for the task's end and gives its result.
     ///
     /// # Errors

@@ -129,7 +129,10 @@ impl StackCache {
     #[inline]
     pub(crate) fn keep(&self, stack: Stack) {
         let mut kept = self.0.borrow_mut();
-        if stack.slot.class() == DEFAULT_CLASS && kept.len() < KEPT {
+        if stack.slot.class() == DEFAULT_CLASS
+            && kept.len() < KEPT
+            && !pool::global().is_scarce(DEFAULT_CLASS)
+        {
             kept.push(stack);
         }
     }

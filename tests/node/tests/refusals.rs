@@ -66,6 +66,18 @@ fn a_task_too_big_for_the_slots_that_are_left_gets_an_error() {
 }
 
 #[test]
+fn running_out_of_slots_is_an_error_at_spawn_and_over_when_tasks_end() {
+    for (slots, nodes) in [("64", "1"), ("100", "2"), ("1000", "1")] {
+        let ended =
+            Run::start(env!("CARGO_BIN_EXE_crowd"), &[nodes], &[("MIGRT_SLOTS", slots)]).end();
+        ended.expect(
+            0,
+            &["mobile: the task was not spawned: this node has no free slot", "crowd ok"],
+        );
+    }
+}
+
+#[test]
 fn an_entry_that_the_peer_lacks_is_refused() {
     faulty("unlisted", "2")
         .expect(0, &["unlisted fails: the task never began: node n1 has no entry 0x"]);

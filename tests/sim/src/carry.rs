@@ -7,8 +7,9 @@ use migrt_proto::{
 
 use crate::{
     chaos::Trouble,
-    process::Local,
-    world::{Event, World},
+    event::Event,
+    process::{Local, Plan},
+    world::World,
 };
 
 impl World {
@@ -58,11 +59,19 @@ impl World {
                     local.cancel = true;
                 }
             }
-            Action::Freeze { task, .. } => {
+            Action::Freeze { task, target, epoch, strategy } => {
                 // It may be that the call could not be started, a moment ago.
-                if let Some(local) = process.tasks.get_mut(&task) {
+                if process.tasks.contains_key(&task) {
+                    let (left, lazy) = self.pick(strategy);
+                    let process = self.process(at).expect("checked");
+                    let local = process.tasks.get_mut(&task).expect("just seen");
                     local.freezing = true;
-                    self.at(slow, Event::Freeze { at, task });
+                    local.plan = Some(Plan { epoch, to: target, lazy, stream: None });
+                    let event = match left {
+                        0 => Event::Freeze { at, task },
+                        _ => Event::Round { at, task, epoch, left },
+                    };
+                    self.at(slow, event);
                 }
             }
             Action::Ship { task, epoch, to } => self.ship(at, task, epoch, to),
@@ -72,25 +81,45 @@ impl World {
                 let doubts = u64::from(local.epoch != epoch);
                 (local.freezing, local.frozen, local.epoch) = (false, false, epoch);
                 let slot = local.slot;
+                let plan = local.plan.take();
                 self.report.doubts += doubts;
                 self.report.failed += 1;
+                self.stream_ends(task, plan);
                 self.runs(at, task, epoch, slot);
             }
-            Action::ReleaseSource { task, .. } => {
-                let local = process.tasks.remove(&task).expect("a frozen copy");
+            Action::ReleaseSource { task, epoch, .. } => {
+                let served = process.serving.remove(&task);
+                let released = match served {
+                    Some((served, local)) => (served == epoch).then_some(local),
+                    None => process.tasks.remove(&task),
+                };
+                let local = released.expect("a frozen copy");
                 assert!(local.frozen, "{task} was released while it ran");
             }
+            Action::Serve { task, epoch, .. } => {
+                let local = process.tasks.remove(&task).expect("a frozen copy");
+                assert!(local.frozen, "{task} was served while it ran");
+                process.serving.insert(task, (epoch, local));
+                self.report.lazy += 1;
+                self.at(slow, Event::Push { at, task, epoch });
+            }
+            Action::SourceLost { task, epoch, .. } => {
+                self.at(slow, Event::Lost { at, task, epoch });
+            }
             Action::DropCopy { task, epoch } => {
-                let local = process.arriving.remove(&task).expect("an arriving copy");
-                assert_eq!(local.epoch, epoch);
+                let arrival = process.arriving.remove(&task).expect("an arriving copy");
+                assert_eq!(arrival.local.epoch, epoch);
             }
             Action::Thaw { task, epoch } => {
-                let local = process.arriving.remove(&task).expect("an installed copy");
+                let local = process.arriving.remove(&task).expect("an installed copy").local;
                 assert_eq!(local.epoch, epoch);
-                let slot = local.slot;
+                let (slot, lacks) = (local.slot, local.source.is_some());
                 process.tasks.insert(task, local);
                 self.report.moves += 1;
                 self.runs(at, task, epoch, slot);
+                if lacks {
+                    self.fetch(at, task, epoch);
+                }
             }
             Action::Settled { task, epoch } => process.settled(task, epoch),
             Action::JoinAnswered { task, token, outcome } => self.joined(at, task, token, outcome),
@@ -106,6 +135,7 @@ impl World {
                         moves: 0,
                         cpu_us: 0,
                         pins: Vec::new(),
+                        last_move: None,
                     };
                     process.core.info(Micros(now), task, asker, info);
                 }
@@ -142,6 +172,9 @@ impl World {
             freezing: false,
             cancel: false,
             settled,
+            plan: None,
+            missing: 0,
+            source: None,
         };
         process.tasks.insert(task, local);
         self.runs(at, task, epoch, slot);
@@ -153,7 +186,10 @@ impl World {
         assert!(local.frozen, "rule 2");
         let header =
             ShipHeader { task, epoch, slots: Vec::new(), page_len: 4096, extra: Vec::new() };
-        let copy = Local { epoch, frozen: false, freezing: false, settled: false, ..local };
+        let copy = self.copy_of(at, &local, epoch);
+        if let Some(stream) = local.plan.and_then(|plan| plan.stream) {
+            return self.ship_rest(at, task, stream, copy);
+        }
         let delay = self.rng.range(100, 30_000);
         let end = self.net.conn(at.node, to).map(|link| {
             if link.ends.0 == at { (link.id, link.ends.1) } else { (link.id, link.ends.0) }

@@ -3,9 +3,12 @@
 //! Until peace comes: links break and heal, nodes are cut off, stopped for a while, killed and started anew; tasks are
 //! spawned here and there, moved, asked about, joined and cancelled. Then everybody waits for what is theirs.
 
-use migrt_proto::{Micros, NodeId, Place, TaskId, wire::Ask};
+use migrt_proto::{
+    Micros, NodeId, Place, TaskId,
+    wire::{Ask, Strategy},
+};
 
-use crate::world::{Event, World};
+use crate::{event::Event, world::World};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Trouble {
@@ -110,6 +113,19 @@ impl World {
         NodeId(self.rng.range(0, self.processes.len() as u64) as u16)
     }
 
+    fn some_strategy(&mut self) -> Strategy {
+        let max_pause = Micros(self.rng.range(0, 5_000));
+        match self.rng.range(0, 4) {
+            0 => Strategy::StopCopy,
+            1 => {
+                let (max_rounds, hold_back) = (self.rng.range(0, 7) as u32, self.rng.chance(50));
+                Strategy::PreCopy { max_pause, max_rounds, hold_back }
+            }
+            2 => Strategy::PostCopy,
+            _ => Strategy::Auto { max_pause },
+        }
+    }
+
     fn place(&self, node: NodeId) -> Option<Place> {
         self.processes[usize::from(node.0)].as_ref().map(|process| process.place())
     }
@@ -150,7 +166,7 @@ impl World {
         let now = Micros(self.now);
         let what = self.rng.range(0, 100);
         let goal = self.rng.range(1, 400);
-        let target = self.some_node();
+        let (target, strategy) = (self.some_node(), self.some_strategy());
         let some_task = self.rng.pick(&self.tasks.clone());
         let paused = self
             .process(at)
@@ -175,7 +191,7 @@ impl World {
         if what < 70 {
             if let Some(task) = self.rng.pick(&here) {
                 // Whatever the answer, the task goes on.
-                let _ = self.process(at).expect("checked").core.order(now, task, target);
+                let _ = self.process(at).expect("checked").core.order(now, task, target, strategy);
             }
             return;
         }
@@ -184,7 +200,7 @@ impl World {
         match what {
             70..85 => {
                 let token = process.token(task, "move");
-                process.core.ask(now, task, token, Ask::Move { target });
+                process.core.ask(now, task, token, Ask::Move { target, strategy });
             }
             85..90 => {
                 let token = process.token(task, "info");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use migrt_proto::{
-    Epoch, Place, TaskId,
+    Epoch, NodeId, Place, TaskId,
     wire::{Outcome, SlotGrant},
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Checker {
     pub(crate) reported: BTreeMap<TaskId, Outcome>,
     granted: Vec<SlotGrant>,
     pub(crate) dead: Vec<Place>,
+    /// Tasks that ended for want of pages: who had had them, and how many.
+    pub(crate) pages_lost: BTreeMap<TaskId, (NodeId, u64)>,
     /// The process that spawned each task.
     pub(crate) homes: BTreeMap<TaskId, Place>,
     pub(crate) found: Option<Violation>,
@@ -87,6 +89,13 @@ impl Checker {
         slot: u32,
     ) {
         for process in processes.iter().flatten().filter(|process| process.may_run(now)) {
+            if process.place() == place
+                && let Some((other, _)) = process.serving.iter().find(|(_, s)| s.1.slot == slot)
+            {
+                let text =
+                    format!("{task} uses slot {slot} at {place}, which serves {other} there");
+                self.fail(now, "I3", text);
+            }
             for (other, local) in &process.tasks {
                 if *other != task && local.slot == slot && local.is_runnable() {
                     let text = format!(
@@ -95,6 +104,28 @@ impl Checker {
                     );
                     self.fail(now, "I3", text);
                 }
+            }
+        }
+    }
+
+    /// I3 and I11, after every step of the process at `place`: no page lies over one that is served, and a task stands
+    /// still for as long as the core knows why, no longer.
+    pub(crate) fn steady(&mut self, now: u64, processes: &[Option<Process>], place: Place) {
+        let here = processes[usize::from(place.node.0)].as_ref();
+        let Some(process) = here.filter(|process| process.place() == place) else { return };
+        for (task, local) in &process.tasks {
+            if local.frozen != process.core.is_frozen(*task) {
+                let text =
+                    format!("{task} is frozen at {place}, or runs, against the core: {local:?}");
+                self.fail(now, "I11", text);
+            }
+        }
+        for (task, (epoch, copy)) in &process.serving {
+            let written = process.arriving.values().filter(|arrival| arrival.is_written);
+            let mut all = process.tasks.values().chain(written.map(|arrival| &arrival.local));
+            if let Some(other) = all.find(|other| other.slot == copy.slot) {
+                let text = format!("{place} serves {task} of {epoch}, over it lies {other:?}");
+                self.fail(now, "I3", text);
             }
         }
     }
@@ -123,7 +154,7 @@ impl Checker {
         task: TaskId,
         outcome: &Outcome,
     ) {
-        if matches!(outcome, Outcome::Lost { node } if *node == task.home()) {
+        if matches!(outcome, Outcome::Lost { node, missing_pages: 0 } if *node == task.home()) {
             // The word of a waiter whose home died: no end, but that nobody will know it. Orphans are cancelled, perhaps
             // a moment later.
             let home = self.homes[&task];
@@ -148,7 +179,14 @@ impl Checker {
             Some(_) => return,
             None => {}
         }
-        if let Outcome::Lost { node } = outcome
+        if let Outcome::Lost { node, missing_pages: pages @ 1.. } = outcome
+            && self.pages_lost.get(&task) != Some(&(*node, *pages))
+        {
+            let text =
+                format!("{task} was lost for {:?}, not {outcome:?}", self.pages_lost.get(&task));
+            return self.fail(now, "I2", text);
+        }
+        if let Outcome::Lost { node, .. } = outcome
             && !self.dead.iter().any(|place| place.node == *node)
             && processes
                 .iter()
@@ -188,11 +226,12 @@ impl Checker {
             );
         }
         let backlog = process.core.backlog();
-        if backlog != (0, 0, 0) || !process.arriving.is_empty() {
+        if backlog != (0, 0, 0) || !process.arriving.is_empty() || !process.serving.is_empty() {
             let text = format!(
-                "{} still remembers {backlog:?}, arriving {:?}",
+                "{} still remembers {backlog:?}, arriving {:?}, serving {:?}",
                 process.place(),
-                process.arriving
+                process.arriving,
+                process.serving
             );
             self.fail(now, "I10", text);
         }

@@ -2,17 +2,23 @@
 //!
 //! [`run`] plays one seed: some seconds of faults, then peace, then everything must have come to its end. Checkers
 //! (`check`) look after every step that could break an invariant: I1 one place per epoch and at a time, I2 one end,
-//! I3 one owner per slot, I10 nothing left over, I11 a failed move leaves the task running. Equal seeds play equally.
+//! I3 one owner per slot, I4 no page gone that somebody needs, I10 nothing left over, I11 a failed move leaves the task
+//! running. Equal seeds play equally.
 //!
-//! `world` is the loop, `process` and `carry` the model of the driver that the runtime has, `net` the links, `chaos` what goes
-//! wrong and what the users of the cluster want. Absent: memory, threads, real time.
+//! `world` is the loop, `event` what happens in it, `process` and `carry` the model of the driver that the runtime has,
+//! `moves` its moves, `rounds` and `pages` what a pre-copy and a post-copy add, `net` the links, `chaos` what goes wrong
+//! and what the users of the cluster want. Absent: memory, threads, real time.
 
 mod carry;
 mod chaos;
 mod check;
+mod event;
+mod moves;
 mod net;
+mod pages;
 mod process;
 mod rng;
+mod rounds;
 mod world;
 
 pub use check::Violation;

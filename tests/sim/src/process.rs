@@ -21,9 +21,37 @@ pub(crate) struct Local {
     pub(crate) cancel: bool,
     /// The home knows that it is here: what it frees may be used by tasks that leave.
     pub(crate) settled: bool,
+    /// The move that is being made of it.
+    pub(crate) plan: Option<Plan>,
+    /// Its pages that are still at the source of the move that brought it here, one bit each.
+    pub(crate) missing: u8,
+    pub(crate) source: Option<Place>,
+}
+
+/// A move as its driver sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) epoch: Epoch,
+    pub(crate) to: NodeId,
+    pub(crate) lazy: bool,
+    /// The stream of its rounds: the link, where to, and when what was sent last arrives.
+    pub(crate) stream: Option<(ConnId, Place, u64)>,
+}
+
+/// A task on its way here.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) local: Local,
+    pub(crate) conn: ConnId,
+    /// Something of it lies in its slot already.
+    pub(crate) is_written: bool,
+    pub(crate) is_ready: bool,
 }
 
 impl Local {
+    /// The page that a task cannot return without.
+    pub(crate) const LAST_PAGE: u8 = 1 << 5;
+
     pub(crate) fn is_runnable(&self) -> bool {
         !self.frozen
     }
@@ -33,7 +61,9 @@ impl Local {
 pub(crate) struct Process {
     pub(crate) core: Core,
     pub(crate) tasks: BTreeMap<TaskId, Local>,
-    pub(crate) arriving: BTreeMap<TaskId, Local>,
+    pub(crate) arriving: BTreeMap<TaskId, Arrival>,
+    /// Copies of tasks that run elsewhere and lack pages there.
+    pub(crate) serving: BTreeMap<TaskId, (Epoch, Local)>,
     /// Tasks spawned here and neither detached nor taken.
     pub(crate) spawned: BTreeSet<TaskId>,
     pub(crate) waits: BTreeMap<Token, (TaskId, &'static str)>,
@@ -65,6 +95,7 @@ impl Process {
             core: Core::new(config),
             tasks: BTreeMap::new(),
             arriving: BTreeMap::new(),
+            serving: BTreeMap::new(),
             spawned: BTreeSet::new(),
             waits: BTreeMap::new(),
             next_token: 0,
@@ -129,9 +160,9 @@ impl Process {
 
     /// Whether something other than `task` lies in `slot` here.
     pub(crate) fn is_slot_taken(&self, task: TaskId, slot: u32) -> bool {
-        self.tasks
-            .iter()
-            .chain(&self.arriving)
-            .any(|(other, local)| *other != task && local.slot == slot)
+        let arriving = self.arriving.iter().map(|(task, arrival)| (task, &arrival.local));
+        let serving = self.serving.iter().map(|(task, (_, local))| (task, local));
+        let mut all = self.tasks.iter().chain(arriving).chain(serving);
+        all.any(|(other, local)| *other != task && local.slot == slot)
     }
 }

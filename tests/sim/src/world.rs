@@ -1,18 +1,15 @@
-//! The loop: takes the earliest event, lets one process deal with it, carries out what its core decided.
+//! The loop: takes the earliest event and lets it happen (`event`), until the end.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap},
 };
 
-use migrt_proto::{
-    Epoch, Fault, Incarnation, Micros, NodeId, Place, TaskId,
-    wire::{Outcome, Refusal, ShipHeader},
-};
+use migrt_proto::{Fault, Incarnation, Micros, NodeId, Place, TaskId, wire::Outcome};
 
 use crate::{
-    chaos::Trouble,
     check::{Checker, Violation},
+    event::Event,
     net::{ConnId, Net},
     process::{Local, Process},
     rng::Rng,
@@ -33,6 +30,14 @@ pub struct Report {
     pub lost: u64,
     /// Processes that crashed or were fenced.
     pub deaths: u64,
+    /// Rounds of pre-copies that were sent.
+    pub rounds: u64,
+    /// Moves that failed when rounds had been sent.
+    pub called_off: u64,
+    /// Lazy moves that were committed and served.
+    pub lazy: u64,
+    /// Tasks that ended since their pages were gone.
+    pub pages_lost: u64,
     /// Events played.
     pub events: u64,
 }
@@ -48,21 +53,6 @@ pub fn run(seed: u64, fault: Fault) -> Result<Report, Violation> {
         Some(violation) => Err(violation),
         None => Ok(world.report),
     }
-}
-
-#[derive(Debug)]
-pub(crate) enum Event {
-    Control { conn: ConnId, from: Place, to: Place, bytes: Vec<u8> },
-    Ship { conn: ConnId, from: Place, to: Place, header: ShipHeader, local: Local },
-    ShipFailed { at: Place, task: TaskId, epoch: Epoch },
-    Wake { at: Place },
-    Run { at: Place },
-    Freeze { at: Place, task: TaskId },
-    Install { at: Place, task: TaskId, epoch: Epoch },
-    Down { at: Place, from: NodeId, conn: ConnId },
-    Up { at: Place, from: NodeId, conn: ConnId },
-    Exited { place: Place },
-    Trouble(Trouble),
 }
 
 #[derive(Debug)]
@@ -181,70 +171,8 @@ impl World {
         }
     }
 
-    fn event(&mut self, event: Event) {
-        let at = match &event {
-            Event::Control { to, .. } | Event::Ship { to, .. } => *to,
-            Event::ShipFailed { at, .. } | Event::Wake { at } | Event::Run { at } => *at,
-            Event::Freeze { at, .. } | Event::Install { at, .. } => *at,
-            Event::Down { at, .. } | Event::Up { at, .. } => *at,
-            Event::Exited { place } => return self.exited(*place),
-            Event::Trouble(trouble) => return self.trouble(*trouble),
-        };
-        let now = self.now;
-        let Some(process) = self.process(at) else { return };
-        if process.paused_until > now {
-            let delay = process.paused_until - now;
-            return self.at(delay, event);
-        }
-        let time = Micros(now);
-        match event {
-            Event::Control { conn, from, to, bytes } => {
-                if self.net.is_current(from.node, to.node, conn) {
-                    self.link_up(at, from.node, conn);
-                    if let Some(process) = self.process(at) {
-                        process.core.receive(time, from.node, &bytes).expect("a sound frame");
-                    }
-                }
-            }
-            Event::Ship { conn, from, to, header, local } => {
-                if self.net.is_current(from.node, to.node, conn) {
-                    self.link_up(at, from.node, conn);
-                    self.ship_arrives(at, from.node, &header, local);
-                } else if self.rng.chance(50) {
-                    self.at(
-                        1_000,
-                        Event::ShipFailed { at: from, task: header.task, epoch: header.epoch },
-                    );
-                }
-            }
-            Event::ShipFailed { task, epoch, .. } => {
-                process.core.ship_failed(time, task, epoch, "broken link")
-            }
-            Event::Wake { .. } => {
-                process.wake_at = u64::MAX;
-                process.core.tick(time);
-            }
-            Event::Run { .. } => self.run_tasks(at),
-            Event::Freeze { task, .. } => self.freeze(at, task),
-            Event::Install { task, epoch, .. } => self.install(at, task, epoch),
-            Event::Down { from, conn, .. } => {
-                if process.linked.get(&from) == Some(&conn) {
-                    process.linked.remove(&from);
-                    process.core.peer_down(time, from);
-                }
-            }
-            Event::Up { from, conn, .. } => {
-                if self.net.is_current(at.node, from, conn) {
-                    self.link_up(at, from, conn);
-                }
-            }
-            Event::Exited { .. } | Event::Trouble(_) => unreachable!("dealt with above"),
-        }
-        self.carry_out(at);
-    }
-
     /// The process at `at` learns of a link, and first that the one before is gone.
-    fn link_up(&mut self, at: Place, from: NodeId, conn: ConnId) {
+    pub(crate) fn link_up(&mut self, at: Place, from: NodeId, conn: ConnId) {
         let now = Micros(self.now);
         let Some(link) = self.net.conn(at.node, from) else { return };
         let peer = if link.ends.0.node == from { link.ends.0 } else { link.ends.1 };
@@ -262,7 +190,7 @@ impl World {
         }
     }
 
-    fn run_tasks(&mut self, at: Place) {
+    pub(crate) fn run_tasks(&mut self, at: Place) {
         let now = self.now;
         let delay = self.rng.range(2_000, 12_000);
         let mut rng = self.rng.clone();
@@ -271,7 +199,8 @@ impl World {
             let runnable: Vec<TaskId> = process
                 .tasks
                 .iter()
-                .filter(|(_, local)| local.is_runnable())
+                // A task that touches a missing page waits for it.
+                .filter(|(_, local)| local.is_runnable() && (local.missing == 0 || rng.chance(60)))
                 .map(|(task, _)| *task)
                 .collect();
             for task in runnable.into_iter().filter(|_| rng.chance(70)) {
@@ -295,7 +224,7 @@ impl World {
         let process = self.process(at).expect("it was there");
         let outcome = if local.cancel {
             Outcome::Cancelled
-        } else if local.steps >= local.goal {
+        } else if local.steps >= local.goal && local.missing & Local::LAST_PAGE == 0 {
             Outcome::Returned(local.steps.to_le_bytes().to_vec())
         } else {
             process.tasks.get_mut(&task).expect("it was there").steps += 1;
@@ -304,65 +233,11 @@ impl World {
         process.tasks.remove(&task);
         process.free_slot(task, &local);
         process.core.ended(Micros(now), task, outcome);
+        self.stream_ends(task, local.plan);
         self.carry_out(at);
     }
 
-    fn freeze(&mut self, at: Place, task: TaskId) {
-        let now = Micros(self.now);
-        let (fails, races) = (self.rng.chance(5), self.rng.chance(50));
-        let process = self.process(at).expect("checked");
-        let Some(local) = process.tasks.get_mut(&task).filter(|local| !local.frozen) else {
-            return;
-        };
-        if local.freezing && fails {
-            local.freezing = false;
-            return process.core.freeze_failed(
-                now,
-                task,
-                Refusal::Pinned { what: "a file".into() },
-            );
-        }
-        if local.freezing || races {
-            (local.freezing, local.frozen) = (false, true);
-            process.core.frozen(now, task);
-        }
-    }
-
-    fn ship_arrives(&mut self, at: Place, from: NodeId, header: &ShipHeader, local: Local) {
-        let now = Micros(self.now);
-        let Some(process) = self.process(at) else { return };
-        if process.core.ship_arriving(now, from, header).is_err() {
-            return;
-        }
-        self.carry_out(at);
-        let delay = self.rng.range(100, 20_000);
-        if let Some(process) = self.process(at) {
-            process.arriving.insert(header.task, local);
-            self.at(delay, Event::Install { at, task: header.task, epoch: header.epoch });
-        }
-    }
-
-    fn install(&mut self, at: Place, task: TaskId, epoch: Epoch) {
-        let now = Micros(self.now);
-        let fails = self.rng.chance(4);
-        let process = self.process(at).expect("checked");
-        let Some(local) = process.arriving.get(&task).filter(|local| local.epoch == epoch) else {
-            return;
-        };
-        if fails || process.is_slot_taken(task, local.slot) {
-            process.arriving.remove(&task);
-            process.core.install_failed(
-                now,
-                task,
-                epoch,
-                Refusal::Other { why: "slot in use".into() },
-            );
-        } else {
-            process.core.installed(now, task, epoch);
-        }
-    }
-
-    fn exited(&mut self, place: Place) {
+    pub(crate) fn exited(&mut self, place: Place) {
         let now = Micros(self.now);
         if let Some(starting) = self.processes[0].as_mut() {
             let at = starting.place();

@@ -47,3 +47,13 @@ fn a_node_that_outlives_its_lease_is_caught() {
 fn a_failed_move_that_leaves_the_task_frozen_is_caught() {
     check(Fault::ForgetResume, &["I11"]);
 }
+
+#[test]
+fn a_source_that_forgets_the_pages_of_a_lazy_move_is_caught() {
+    check(Fault::ReleaseWhileServing, &["I4"]);
+}
+
+#[test]
+fn a_target_that_keeps_half_a_copy_of_a_called_off_move_is_caught() {
+    check(Fault::KeepCopyOnAbort, &["I10"]);
+}

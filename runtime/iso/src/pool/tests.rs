@@ -35,7 +35,7 @@ const PART: u32 = 1 << 10;
 fn a_given_slot_is_taken_first_and_still_warm() {
     Region::reserve().unwrap();
     let pool = SlotPool::new();
-    pool.grant(SlotClass::TASK, 9 * PART + 32, 8);
+    pool.grant(SlotClass::TASK, 9 * PART + 64, 8);
     let first = pool.take(SlotClass::TASK).unwrap();
     let second = pool.take(SlotClass::TASK).unwrap();
     assert_ne!(first, second);
@@ -52,7 +52,7 @@ fn a_given_slot_is_taken_first_and_still_warm() {
 fn no_more_than_the_bound_stays_warm_and_long_slots_never() {
     Region::reserve().unwrap();
     let pool = SlotPool::new();
-    pool.grant(SlotClass::TASK, 10 * PART + 32, 200);
+    pool.grant(SlotClass::TASK, 10 * PART + 64, 272);
     let slots: Vec<_> = (0..200).map(|_| pool.take(SlotClass::TASK).unwrap()).collect();
     for &slot in &slots {
         write(slot, 1);
@@ -62,8 +62,8 @@ fn no_more_than_the_bound_stays_warm_and_long_slots_never() {
     let still =
         slots.iter().filter(|slot| page::present_count(slot.base(), slot.len()) > 0).count();
     assert_eq!(still, WARM_LEN_MAX / SlotClass::TASK.slot_len());
-    let long = slot(5, 32);
-    pool.grant(long.class(), 32, 1);
+    let long = slot(5, 64);
+    pool.grant(long.class(), 64, 1);
     assert_eq!(pool.take(long.class()), Some(long));
     write(long, 1);
     pool.give(long);
@@ -71,11 +71,27 @@ fn no_more_than_the_bound_stays_warm_and_long_slots_never() {
     assert_eq!(read(long), 0);
 }
 
+/// An `Instant` is 8 bytes of seconds, 4 of nanoseconds and 4 of padding. Where the padding holds the
+/// high half of a stale pointer, the nanoseconds are its low half.
+#[test]
+fn nanoseconds_beside_a_stale_half_name_no_slot() {
+    let pool = SlotPool::new();
+    for class in [0, 4, 6, 10].map(|class| SlotClass::new(class).unwrap()) {
+        pool.grant(class, 0, class.slot_count().min(70_000));
+        let mut count = 0;
+        while let Some(slot) = pool.take(class) {
+            assert!(slot.base() & 0xffff_ffff >= 1_000_000_000, "{slot} at {:#x}", slot.base());
+            count += 1;
+        }
+        assert!(count > 2_000, "{count} slots of {class:?}");
+    }
+}
+
 #[test]
 fn guards_stay_for_tasks_and_never_reach_a_heap() {
     Region::reserve().unwrap();
     let pool = SlotPool::new();
-    pool.grant(SlotClass::TASK, 11 * PART + 32, 1);
+    pool.grant(SlotClass::TASK, 11 * PART + 64, 1);
     let taken = pool.take_furnished(SlotClass::TASK).unwrap();
     assert!(!taken.furnished);
     let slot = taken.slot;
@@ -94,7 +110,7 @@ fn guards_stay_for_tasks_and_never_reach_a_heap() {
 fn every_broken_rule_is_refused_by_name() {
     Region::reserve().unwrap();
     let pool = SlotPool::new();
-    pool.grant(SlotClass::TASK, 12 * PART + 32, 4);
+    pool.grant(SlotClass::TASK, 12 * PART + 64, 4);
     let ours = pool.take(SlotClass::TASK).unwrap();
     pool.give(ours);
     let theirs = slot(4, 13 * PART);
@@ -105,7 +121,7 @@ fn every_broken_rule_is_refused_by_name() {
     check_refused("release of a free slot", ours, || pool.release(ours));
     check_refused("unkeep without remains", ours, || pool.unkeep(ours));
     assert!(
-        catch_unwind(AssertUnwindSafe(|| pool.grant(SlotClass::TASK, 12 * PART + 34, 4))).is_err()
+        catch_unwind(AssertUnwindSafe(|| pool.grant(SlotClass::TASK, 12 * PART + 66, 4))).is_err()
     );
     assert_eq!(pool.adopt(ours), Err(Conflict::Owned(ours)));
     pool.adopt(theirs).unwrap();
@@ -144,7 +160,7 @@ fn remains_stay_until_they_are_dropped_or_their_task_is_back() {
 fn no_slot_is_handed_to_two_threads() {
     Region::reserve().unwrap();
     let pool = SlotPool::new();
-    pool.grant(SlotClass::TASK, 15 * PART + 32, 20);
+    pool.grant(SlotClass::TASK, 15 * PART + 64, 20);
     std::thread::scope(|scope| {
         for mark in 1..=4 {
             let pool = &pool;
@@ -322,5 +338,39 @@ proptest! {
     #[test]
     fn the_pool_agrees_with_its_model(ops in prop::collection::vec(op(), 1..200)) {
         check_against_model(&ops);
+    }
+}
+
+#[test]
+fn as_many_slots_are_promised_as_can_be_taken() {
+    Region::reserve().unwrap();
+    let pool = SlotPool::new();
+    // Some of these are never handed out.
+    pool.grant(SlotClass::TASK, 14 * PART, 300);
+    let promised = (0..400).filter(|_| pool.promise(SlotClass::TASK)).count();
+    assert!(pool.is_scarce(SlotClass::TASK));
+    let taken = (0..promised).filter(|_| pool.take(SlotClass::TASK).is_some()).count();
+    assert_eq!(taken, promised);
+    assert_eq!(pool.take(SlotClass::TASK), None, "the last one was promised too");
+    (0..promised).for_each(|_| pool.redeem(SlotClass::TASK));
+    assert!(!pool.promise(SlotClass::TASK));
+}
+
+#[test]
+fn two_who_ask_for_the_last_slot_do_not_both_get_it_nor_neither() {
+    Region::reserve().unwrap();
+    for round in 0..200 {
+        let pool = SlotPool::new();
+        pool.grant(SlotClass::TASK, 15 * PART + 32 + round, 1);
+        let start = std::sync::Barrier::new(2);
+        let ask = || {
+            start.wait();
+            u32::from(pool.promise(SlotClass::TASK))
+        };
+        let both = std::thread::scope(|scope| {
+            let other = scope.spawn(ask);
+            ask() + other.join().unwrap()
+        });
+        assert_eq!(both, 1);
     }
 }

@@ -9,14 +9,22 @@ use super::Errno;
 
 pub(crate) const EINVAL: Errno = errno::EINVAL as Errno;
 pub(crate) const EEXIST: Errno = errno::EEXIST as Errno;
+pub(crate) const EAGAIN: Errno = errno::EAGAIN as Errno;
+pub(crate) const EINTR: Errno = errno::EINTR as Errno;
+pub(crate) const ENOENT: Errno = errno::ENOENT as Errno;
+pub(crate) const ENOMEM: Errno = errno::ENOMEM as Errno;
+pub(crate) const ENOSYS: Errno = errno::ENOSYS as Errno;
+pub(crate) const EBUSY: Errno = errno::EBUSY as Errno;
+pub(crate) const ENOSPC: Errno = errno::ENOSPC as Errno;
+pub(crate) const EPERM: Errno = errno::EPERM as Errno;
 
-/// One system call.
+/// One system call; a negative answer is an error's number.
 ///
 /// # Safety
 ///
 /// - the call with these arguments must be sound for the process
-#[inline]
-pub(super) unsafe fn syscall(number: u32, args: [usize; 6]) -> Result<usize, Errno> {
+#[inline(always)]
+pub unsafe fn raw_syscall(number: i64, args: [usize; 6]) -> isize {
     let result: isize;
     // SAFETY: the x86-64 call convention of Linux: number in rax, six arguments, rcx and r11 lost.
     // What the call does is the caller's promise.
@@ -30,6 +38,18 @@ pub(super) unsafe fn syscall(number: u32, args: [usize; 6]) -> Result<usize, Err
             options(nostack),
         );
     }
+    result
+}
+
+/// One system call; an error's number apart.
+///
+/// # Safety
+///
+/// - the call with these arguments must be sound for the process
+#[inline]
+pub(super) unsafe fn syscall(number: u32, args: [usize; 6]) -> Result<usize, Errno> {
+    // SAFETY: the caller's promise.
+    let result = unsafe { raw_syscall(i64::from(number), args) };
     if (-4095..0).contains(&result) { Err(-result as Errno) } else { Ok(result as usize) }
 }
 
@@ -122,6 +142,16 @@ pub(crate) unsafe fn forbid(addr: usize, len: usize) -> Result<(), Errno> {
     unsafe { syscall(k::__NR_mprotect, [addr, len, k::PROT_NONE as usize, 0, 0, 0]) }.map(drop)
 }
 
+/// Makes every write to the range a SIGSEGV.
+///
+/// # Safety
+///
+/// - whoever writes to the range is let in by the handler of that signal
+pub(crate) unsafe fn forbid_write(addr: usize, len: usize) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { syscall(k::__NR_mprotect, [addr, len, k::PROT_READ as usize, 0, 0, 0]) }.map(drop)
+}
+
 /// Makes the range readable and writable again.
 ///
 /// # Safety
@@ -131,6 +161,23 @@ pub(crate) unsafe fn permit(addr: usize, len: usize) -> Result<(), Errno> {
     let prot = (k::PROT_READ | k::PROT_WRITE) as usize;
     // SAFETY: the caller's promise.
     unsafe { syscall(k::__NR_mprotect, [addr, len, prot, 0, 0, 0]) }.map(drop)
+}
+
+/// Writes to a byte what it holds, whoever else writes to it. By hand, since the compiler makes a
+/// plain load of adding zero, and a load makes no page.
+///
+/// # Safety
+///
+/// - the byte is mapped and writable
+pub(crate) unsafe fn touch(addr: usize) {
+    // SAFETY: an atomic write of the byte's own value, by the caller's promise.
+    unsafe { asm!("lock or byte ptr [{}], 0", in(reg) addr, options(nostack)) };
+}
+
+/// Lets other threads run.
+pub(crate) fn yield_now() {
+    // SAFETY: takes nothing and changes nothing.
+    let _ = unsafe { syscall(k::__NR_sched_yield, [0; 6]) };
 }
 
 /// Says on standard error what is wrong with `addr`, then ends the process. Allocates nothing: it is

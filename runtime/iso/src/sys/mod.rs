@@ -7,12 +7,16 @@
 
 mod linux;
 mod pagemap;
+mod userfault;
 
+pub use linux::raw_syscall;
 pub(crate) use linux::{
-    EEXIST, EINVAL, abort_with, describe, discard, forbid, guard_install, guard_remove,
-    map_private, no_huge_pages, permit, populate_write, reserve, unmap,
+    EAGAIN, EBUSY, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOSYS, EPERM, abort_with, describe,
+    discard, forbid, forbid_write, guard_install, guard_remove, map_private, no_huge_pages, permit,
+    populate_write, reserve, touch, unmap, yield_now,
 };
-pub(crate) use pagemap::{GuardSight, guard_sight, present_runs};
+pub(crate) use pagemap::{GuardSight, guard_runs, guard_sight, present_runs, written_runs};
+pub(crate) use userfault::{Purpose, Userfault, userfault};
 
 /// An error number of the kernel.
 pub(crate) type Errno = i32;

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use linux_raw_sys::general as k;
 
-use super::linux::{EINVAL, syscall};
+use super::linux::{EINTR, EINVAL, ENOSYS, syscall};
 use super::{Errno, guard_install, map_private, unmap};
 use crate::page::PAGE_LEN;
 
@@ -70,7 +70,8 @@ fn way() -> Way {
         let probe = &raw const path as usize & !(PAGE_LEN - 1);
         for knows_guard in [true, false] {
             let mut vec = [k::page_region { start: 0, end: 0, categories: 0 }; 1];
-            if scan(fd, probe..probe + PAGE_LEN, knows_guard, &mut vec).is_ok() {
+            let question = Question::present(knows_guard);
+            if scan(fd, probe..probe + PAGE_LEN, question, &mut vec).is_ok() {
                 return Way::Scan { fd, knows_guard };
             }
         }
@@ -83,9 +84,56 @@ fn way() -> Way {
 pub(crate) fn present_runs(range: Range<usize>, found: &mut dyn FnMut(Range<usize>)) {
     let mut joined = Joined { pending: 0..0, found };
     match way() {
-        Way::Scan { fd, knows_guard } => scan_all(fd, range, knows_guard, &mut joined),
-        Way::Read { fd } => read_all(fd, range, &mut joined),
+        Way::Scan { fd, knows_guard } => {
+            let done = scan_all(fd, range.clone(), Question::present(knows_guard), &mut joined);
+            if let Err(errno) = done {
+                panic!(
+                    "PAGEMAP_SCAN of {:#x}..{:#x} failed: error {errno}",
+                    range.start, range.end
+                );
+            }
+        }
+        Way::Read { fd } => read_all(fd, range, |word| word & GUARD == 0, &mut joined),
         Way::Blind => joined.add(range),
+    }
+    joined.flush();
+}
+
+/// Calls `found` for each maximal run of pages in `range` that hold memory and were written since
+/// they were last armed, in rising order. With `rearm` each page of an answer is armed by the same
+/// step that saw it, so that no write is lost in between. A failure half-way leaves the pages before
+/// it told and armed.
+///
+/// A page is *armed* by a bit in its table entry, which goes where the page goes: a page that is made
+/// new (first touch, or again after `discard`) has none and counts as written.
+pub(crate) fn written_runs(
+    range: Range<usize>,
+    rearm: bool,
+    found: &mut dyn FnMut(Range<usize>),
+) -> Result<(), Errno> {
+    let Way::Scan { fd, knows_guard } = way() else { return Err(ENOSYS) };
+    let mut joined = Joined { pending: 0..0, found };
+    let done = scan_all(fd, range, Question::written(knows_guard, rearm), &mut joined);
+    joined.flush();
+    done
+}
+
+/// Calls `found` for each run of guards by madvise in `range`, in rising order. None where they are
+/// not seen: they are made by protection there.
+pub(crate) fn guard_runs(range: Range<usize>, found: &mut dyn FnMut(Range<usize>)) {
+    let mut joined = Joined { pending: 0..0, found };
+    match way() {
+        Way::Scan { fd, knows_guard: true } => {
+            let done = scan_all(fd, range.clone(), Question::GUARDS, &mut joined);
+            if let Err(errno) = done {
+                panic!(
+                    "PAGEMAP_SCAN of {:#x}..{:#x} failed: error {errno}",
+                    range.start, range.end
+                );
+            }
+        }
+        Way::Scan { .. } | Way::Blind => {}
+        Way::Read { fd } => read_all(fd, range, |word| word & GUARD != 0, &mut joined),
     }
     joined.flush();
 }
@@ -114,11 +162,45 @@ impl Joined<'_> {
     }
 }
 
-fn scan_all(fd: usize, range: Range<usize>, knows_guard: bool, joined: &mut Joined<'_>) {
+/// Which pages a scan is about, and what is done to them.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    flags: u32,
+    /// All of these.
+    all: u32,
+    /// None of these.
+    none: u32,
+}
+
+impl Question {
+    const GUARDS: Question = Question { flags: 0, all: k::PAGE_IS_GUARD, none: 0 };
+
+    const fn present(knows_guard: bool) -> Question {
+        let none = k::PAGE_IS_PFNZERO | if knows_guard { k::PAGE_IS_GUARD } else { 0 };
+        Question { flags: 0, all: 0, none }
+    }
+
+    const fn written(knows_guard: bool, rearm: bool) -> Question {
+        // A mapping that is not registered makes the scan fail rather than lie.
+        let arm = if rearm { k::PM_SCAN_WP_MATCHING } else { 0 };
+        Question {
+            flags: k::PM_SCAN_CHECK_WPASYNC | arm,
+            all: k::PAGE_IS_WRITTEN,
+            ..Question::present(knows_guard)
+        }
+    }
+}
+
+fn scan_all(
+    fd: usize,
+    range: Range<usize>,
+    question: Question,
+    joined: &mut Joined<'_>,
+) -> Result<(), Errno> {
     let mut vec = [k::page_region { start: 0, end: 0, categories: 0 }; 128];
     let mut at = range.start;
     while at < range.end {
-        match scan(fd, at..range.end, knows_guard, &mut vec) {
+        match scan(fd, at..range.end, question, &mut vec) {
             Ok((count, walk_end)) => {
                 for region in &vec[..count] {
                     joined.add(region.start as usize..region.end as usize);
@@ -127,36 +209,38 @@ fn scan_all(fd: usize, range: Range<usize>, knows_guard: bool, joined: &mut Join
                 at = walk_end;
             }
             // Interrupted before it saw a page.
-            Err(errno) if errno == linux_raw_sys::errno::EINTR as Errno => {}
-            Err(errno) => panic!("PAGEMAP_SCAN of {at:#x}..{:#x} failed: error {errno}", range.end),
+            Err(EINTR) => {}
+            Err(errno) => return Err(errno),
         }
     }
+    Ok(())
 }
 
 fn scan(
     fd: usize,
     range: Range<usize>,
-    knows_guard: bool,
+    question: Question,
     vec: &mut [k::page_region],
 ) -> Result<(usize, usize), Errno> {
+    // Of pages that hold memory, wherever it is; guards count as swapped.
     let there = u64::from(k::PAGE_IS_PRESENT | k::PAGE_IS_SWAPPED);
-    let unwanted =
-        u64::from(k::PAGE_IS_PFNZERO) | if knows_guard { u64::from(k::PAGE_IS_GUARD) } else { 0 };
     let mut arg = k::pm_scan_arg {
         size: size_of::<k::pm_scan_arg>() as u64,
-        flags: 0,
+        flags: u64::from(question.flags),
         start: range.start as u64,
         end: range.end as u64,
         walk_end: 0,
         vec: vec.as_mut_ptr() as u64,
         vec_len: vec.len() as u64,
         max_pages: 0,
-        category_inverted: unwanted,
-        category_mask: unwanted,
+        category_inverted: u64::from(question.none),
+        category_mask: u64::from(question.none | question.all),
         category_anyof_mask: there,
-        return_mask: there,
+        // One category only: an answer with several would cut runs where another one changes.
+        return_mask: if question.all == 0 { there } else { u64::from(question.all) },
     };
-    // SAFETY: the kernel writes at most `vec_len` entries to `vec`, and `walk_end` of `arg`.
+    // SAFETY: the kernel writes at most `vec_len` entries to `vec`, and `walk_end` of `arg`. Arming
+    // changes no contents.
     let count =
         unsafe { syscall(k::__NR_ioctl, [fd, PAGEMAP_SCAN, &raw mut arg as usize, 0, 0, 0]) }?;
     if count > vec.len() {
@@ -170,7 +254,8 @@ const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
 const GUARD: u64 = 1 << 58;
 
-fn read_all(fd: usize, range: Range<usize>, joined: &mut Joined<'_>) {
+/// Of the pages that hold memory (which guards seem to), those whose word is `wanted`.
+fn read_all(fd: usize, range: Range<usize>, wanted: impl Fn(u64) -> bool, joined: &mut Joined<'_>) {
     let mut words = [0u64; 512];
     let mut at = range.start;
     while at < range.end {
@@ -180,11 +265,11 @@ fn read_all(fd: usize, range: Range<usize>, joined: &mut Joined<'_>) {
         let got = unsafe { syscall(k::__NR_pread64, args) };
         let got = match got {
             Ok(bytes) if bytes >= 8 => bytes / 8,
-            Err(errno) if errno == linux_raw_sys::errno::EINTR as Errno => continue,
+            Err(EINTR) => continue,
             answer => panic!("reading the page map at {at:#x} failed: {answer:?}"),
         };
         for word in &words[..got] {
-            if word & (PRESENT | SWAPPED) != 0 && word & GUARD == 0 {
+            if word & (PRESENT | SWAPPED | GUARD) != 0 && wanted(*word) {
                 joined.add(at..at + PAGE_LEN);
             }
             at += PAGE_LEN;
@@ -216,11 +301,11 @@ mod tests {
         let (mut scanned, mut read) = (Vec::new(), Vec::new());
         let mut found = |run: Range<usize>| scanned.push(run);
         let mut joined = Joined { pending: 0..0, found: &mut found };
-        scan_all(fd, base..base + len, knows_guard, &mut joined);
+        scan_all(fd, base..base + len, Question::present(knows_guard), &mut joined).unwrap();
         joined.flush();
         let mut found = |run: Range<usize>| read.push(run);
         let mut joined = Joined { pending: 0..0, found: &mut found };
-        read_all(fd, base..base + len, &mut joined);
+        read_all(fd, base..base + len, |word| word & GUARD == 0, &mut joined);
         joined.flush();
         assert_eq!(scanned, read);
         assert_eq!(scanned[0], base..base + 3 * PAGE_LEN);

@@ -24,7 +24,7 @@ impl Home {
             return None;
         };
         if let Some(outcome) = entry.outcome.as_deref() {
-            let node = if let Outcome::Lost { node } = outcome { *node } else { entry.at.node };
+            let node = if let Outcome::Lost { node, .. } = outcome { *node } else { entry.at.node };
             let answer = match ask {
                 Ask::Move { .. } => Answer::Move(Err(Refusal::Ended)),
                 Ask::Info => {
@@ -34,6 +34,7 @@ impl Home {
                         moves: 0,
                         cpu_us: 0,
                         pins: Vec::new(),
+                        last_move: None,
                     };
                     Answer::Info(Ok(info))
                 }
@@ -91,7 +92,7 @@ impl Home {
                     more.asks[index].sent_to = at;
                     cx.out.frame(at.node, Frame::Ask { task, asker, ask });
                 }
-                Ask::Move { target } => {
+                Ask::Move { target, .. } => {
                     more.asks.swap_remove(index);
                     let there = if target == at.node {
                         Ok(target)

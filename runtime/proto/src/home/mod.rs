@@ -123,7 +123,7 @@ impl Home {
             cx.out.frame(at.node, Frame::StopTask { task });
         }
         if cx.members.is_dead(at) && !deaths.is_open(at) {
-            self.end(cx, task, Outcome::Lost { node: at.node });
+            self.end(cx, task, Outcome::Lost { node: at.node, missing_pages: 0 });
         }
     }
 
@@ -158,7 +158,7 @@ impl Home {
                 );
             }
             let why = match &outcome {
-                Outcome::Lost { node } => Refusal::SourceDied { node: *node },
+                Outcome::Lost { node, .. } => Refusal::SourceDied { node: *node },
                 _ => Refusal::Ended,
             };
             for Pending { asker, ask, .. } in more.asks {
@@ -244,7 +244,7 @@ impl Home {
                 continue;
             }
             if entry.at == dead {
-                self.end(cx, task, Outcome::Lost { node: dead.node });
+                self.end(cx, task, Outcome::Lost { node: dead.node, missing_pages: 0 });
                 continue;
             }
             let Some(more) = &entry.more else { continue };
@@ -261,7 +261,7 @@ impl Home {
         let Some(Doubt { source, epoch, .. }) = entry.more().doubt.take() else { return };
         let verdict = match cx.members.place(source) {
             Some(place) if place == entry.at && entry.epoch < epoch => {
-                (entry.at, entry.epoch) = (place, epoch.next());
+                (entry.at, entry.epoch) = (place, epoch.after_doubt());
                 Verdict::GoOn { epoch: entry.epoch }
             }
             _ => Verdict::Taken,

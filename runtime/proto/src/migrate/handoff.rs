@@ -1,32 +1,56 @@
 //! The hand-off: one node's table of the tasks that are here, on their way out, or on their way in.
 //!
 //! ```text
-//! source   Running --order--> Ordered --frozen--> Shipped --Ready/commit--> Committed --Ack--> gone
-//!             ^  freeze failed |   refuse, abort,    |       target dead |
-//!             +----------------+   timeout, death    |                   v     Taken
-//!             +--------------------------------------+                InDoubt ---------> gone
-//!             +------------------------------------------ GoOn ---------+
+//! source   Running --order--> Ordered --frozen--> Shipped --Ready/Commit--> Committed --Ack--> gone
+//!             ^               | copying |            |                      |    |
+//!             |               +---------+            |          target dead |    +--Ack, lazy--> Serving --> gone
+//!             | ended, freeze failed,   | refuse,    |                      v                Whole, target dead,
+//!             | cancelled, refuse,      | timeout,   |                   InDoubt --Taken--> gone    came back
+//!             | ship failed, death      | death      |                      |
+//!             +-------------------------+------------+--------- GoOn -------+
 //!
 //! target   (none) --Ship--> Arriving --installed/Ready--> Arriving --Commit/Ack--> Running
-//!             ^   failed, Abort, source dead |   Abort, source dead |
-//!             +------------------------------+----------------------+
+//!             ^      rounds  |                               |           lazy \--> Running, lacking --> Running
+//!             |              | failed, Abort, source dead    | Abort, source dead     |        whole/Whole
+//!             +--------------+-------------------------------+               source dead/SourceLost --> lost
 //! ```
 //!
 //! Rules
-//! 1. Epochs order residences. Every try of a move takes a new epoch, higher than all before, so `(task, epoch)` names
-//!    one try for ever and a late or doubled frame of another try fits nowhere.
-//! 2. The source freezes before it ships and changes nothing of a frozen task.
+//! 1. Epochs order residences. Every try of a move takes a new epoch at its order, higher than all before, and no other
+//!    try ever takes that one, not even if nothing of the try has left this node. So `(task, epoch)` names one try
+//!    for ever, and a late or doubled frame, stream, or word of the driver about another try fits nowhere.
+//! 2. The source freezes before it ships what counts, and changes nothing of a frozen task. Rounds are sent while the
+//!    task runs; what they got wrong is shipped again after the freeze, and nobody reads it before the commit.
 //! 3. The target thaws only on `Commit`, and tells source (`Ack`) and home (`Located`) before the task runs.
 //! 4. Before `Commit` is sent every failure leaves the task at the source, in its old epoch (I11).
 //! 5. After it the source keeps the copy frozen until `Ack`, whatever becomes of links and however long that takes.
 //! 6. If the target is declared dead (so: fenced) without an `Ack`, the home decides: `Taken`, or `GoOn` in an epoch
-//!    above the try. If the home is dead as well, nobody waits for the task: the copy goes.
+//!    far above the try, past all that the dead may have used unheard. If the home is dead as well, nobody waits for
+//!    the task: the copy goes. No page of the copy has been given up by then, whatever the strategy.
 //! 7. The home decides, and reports a task lost, only when all who live have dealt with the death (see `death`).
 //! 8. A target whose source dies without `Commit` drops its copy. Once `Ready` it drops it for nothing else but an
 //!    `Abort` or the death of the home; so a `Commit` for a copy that is not there was obeyed before: it gets an `Ack`.
 //! 9. A source that gets an `Ack` tells the home too, before it forgets. Whoever says "not here" is thus never
 //!    ahead of the home.
 //! 10. A task that comes back in a higher epoch than the one committed proves that the commit was obeyed: an `Ack`.
+//!
+//! Pre-copy
+//!
+//! 11. The driver asks (`copying`) before the first byte of rounds leaves. Whatever ends the try from then on sends
+//!     `Abort`. A stream may be slower than that frame, so the target tells of each beginning (`Copying`), and a source
+//!     that is not in that try says `Abort` (again). So no half copy outlives its try. Rounds may take any time: the
+//!     limit for becoming ready counts from the freeze.
+//!
+//! Post-copy
+//!
+//! 12. After the `Ack` of a lazy commit the source is `Serving`: it keeps the frozen copy, and the addresses that it
+//!     lies at (I3), until `Whole` or the target's death. The task is not here: who asks hears so.
+//! 13. Who lacks pages of a task sends none on: it neither freezes it nor begins rounds. So whatever stream a task
+//!     arrives by, all of it comes with that stream, and a source that still serves an older epoch takes the arrival
+//!     for the `Whole` that this proves, and lets the old copy go before anything of the new one is installed.
+//! 14. If the source dies first, the target is told (`SourceLost`) and ends the task as lost, with the number of pages
+//!     that were missing, unless the last of them has come after all. A task that ends while it lacks pages needs none,
+//!     nor does a copy that was dropped with its home (rule 8): also `Whole`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,6 +72,7 @@ pub(crate) struct Handoff {
 #[derive(Debug)]
 pub(crate) enum Presence {
     Resident(Resident),
+    Serving(Serving),
     Arriving(Arriving),
 }
 
@@ -61,16 +86,43 @@ pub(crate) struct Resident {
     pub(crate) cancel: bool,
     /// Who waits for the answer to the move under way.
     pub(crate) asker: Option<Asker>,
+    /// Who has those of its pages that are not here (rules 12 to 14).
+    pub(crate) lacking: Option<Place>,
     pub(crate) state: State,
 }
 
 #[derive(Debug)]
 pub(crate) enum State {
     Running,
-    Ordered { target: Place },
-    Shipped { target: Place, epoch: Epoch, give_up: Micros },
-    Committed { target: Place, epoch: Epoch },
-    InDoubt { target: Place, epoch: Epoch },
+    /// The driver works towards the freeze. `copying`: the target may have something of it (rule 11).
+    Ordered {
+        target: Place,
+        epoch: Epoch,
+        copying: bool,
+    },
+    /// `lazy`: the pages that are not in the head stay here (rule 12).
+    Shipped {
+        target: Place,
+        epoch: Epoch,
+        give_up: Micros,
+        lazy: bool,
+    },
+    Committed {
+        target: Place,
+        epoch: Epoch,
+        lazy: bool,
+    },
+    InDoubt {
+        target: Place,
+        epoch: Epoch,
+    },
+}
+
+/// The copy of a task that runs at `target` since `epoch`, and lacks pages there (rule 12).
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) target: Place,
+    pub(crate) epoch: Epoch,
 }
 
 #[derive(Debug)]
@@ -78,19 +130,38 @@ pub(crate) struct Arriving {
     pub(crate) source: Place,
     pub(crate) epoch: Epoch,
     pub(crate) ready: bool,
+    /// No page is missing, should the commit be a lazy one.
+    pub(crate) whole: bool,
 }
 
 impl Handoff {
     /// A task begins here, or is heard of by this table for the first time.
     pub(crate) fn adopt(&mut self, task: TaskId, epoch: Epoch) {
-        let resident =
-            Resident { epoch, tried: epoch, cancel: false, asker: None, state: State::Running };
+        self.settle_in(task, epoch, None);
+    }
+
+    /// A task runs here from now on. `lacking`: who has the rest of it.
+    pub(crate) fn settle_in(&mut self, task: TaskId, epoch: Epoch, lacking: Option<Place>) {
+        let resident = Resident {
+            epoch,
+            tried: epoch,
+            cancel: false,
+            asker: None,
+            lacking,
+            state: State::Running,
+        };
         let old = self.tasks.insert(task, Presence::Resident(resident));
         assert!(old.is_none(), "I1: {task} is here twice");
     }
 
     pub(crate) fn is_resident(&self, task: TaskId) -> bool {
         matches!(self.tasks.get(&task), Some(Presence::Resident(_)))
+    }
+
+    /// Whether the task is here and does not run (rules 2 and 5).
+    pub(crate) fn is_frozen(&self, task: TaskId) -> bool {
+        let Some(Presence::Resident(resident)) = self.tasks.get(&task) else { return false };
+        !matches!(resident.state, State::Running | State::Ordered { .. })
     }
 
     pub(crate) fn resident(&mut self, task: TaskId) -> Option<&mut Resident> {
@@ -110,14 +181,19 @@ impl Handoff {
             matches!(resident.state, State::Running | State::Ordered { .. }),
             "I1: {task} ended while it was frozen"
         );
-        let (epoch, asker) = (resident.epoch, resident.asker.take());
-        answer(cx, task, asker, Err(Refusal::Ended));
+        let epoch = resident.epoch;
+        resident.call_off(cx, task, Refusal::Ended);
+        self.needs_no_more(cx, task);
         self.tasks.remove(&task);
         Some(epoch)
     }
 
     /// The task shall stop. Whether it is here (or will be told at its next place).
     pub(crate) fn stop(&mut self, cx: &mut Cx<'_>, task: TaskId, why: Option<Refusal>) -> bool {
+        if let Some(State::Ordered { .. }) = self.resident(task).map(|resident| &resident.state) {
+            // To copy a task that is about to end is a waste.
+            self.fail_move(cx, task, Refusal::Cancelled);
+        }
         let Some(resident) = self.resident(task) else { return false };
         resident.cancel = true;
         if matches!(resident.state, State::Running | State::Ordered { .. }) {
@@ -137,8 +213,12 @@ impl Handoff {
                 Some(Presence::Arriving(_)) if cx.members.is_home_dead(task) => {
                     self.refuse_copy(cx, task, Refusal::HomeDied { node: task.home() });
                 }
+                Some(Presence::Serving(serving)) if serving.target == dead => {
+                    self.stop_serving(cx, task);
+                }
                 Some(Presence::Resident(_)) => {
                     self.target_dead(cx, task, dead);
+                    self.source_lost(cx, task, dead);
                     if cx.members.is_home_dead(task) {
                         self.orphan(cx, task);
                     }

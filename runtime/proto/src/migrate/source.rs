@@ -1,10 +1,10 @@
 //! The source's part of the hand-off. Rule numbers are those of `handoff`.
 
-use super::handoff::{Handoff, Resident, State, answer};
+use super::handoff::{Handoff, Presence, Resident, State, answer};
 use crate::{
     action::{Action, Cx, Fault},
     id::{Asker, Epoch, NodeId, Place, TaskId},
-    wire::{Frame, Refusal, Verdict},
+    wire::{Frame, Refusal, Strategy, Verdict},
 };
 
 impl Handoff {
@@ -14,6 +14,7 @@ impl Handoff {
         cx: &mut Cx<'_>,
         task: TaskId,
         target: NodeId,
+        strategy: Strategy,
         asker: Option<Asker>,
     ) -> Result<(), Refusal> {
         let is_home_dead = cx.members.is_home_dead(task);
@@ -29,16 +30,56 @@ impl Handoff {
             answer(cx, task, asker, Ok(target));
             return Ok(());
         }
-        resident.state = State::Ordered { target: place };
+        if resident.tried >= Epoch::LAST_TRY {
+            return Err(Refusal::Other { why: "the task has used up its epochs".into() });
+        }
+        let epoch = resident.tried.next();
+        resident.tried = epoch;
+        resident.state = State::Ordered { target: place, epoch, copying: false };
         resident.asker = asker;
-        cx.out.act(Action::Freeze { task, target });
+        let strategy = strategy.bounded();
+        cx.out.act(Action::Freeze { task, target, epoch, strategy });
         Ok(())
     }
 
-    /// The driver has frozen the task (rule 2).
-    pub(crate) fn frozen(&mut self, cx: &mut Cx<'_>, task: TaskId) {
+    /// The driver wants to send the first byte of rounds (rule 11). Whether it may: the try may be over.
+    pub(crate) fn copying(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch) -> bool {
+        let Some(resident) = self.resident(task) else { return false };
+        let lacks = resident.lacking.is_some();
+        match &mut resident.state {
+            State::Ordered { epoch: tried, copying, .. } if *tried == epoch => {
+                debug_assert!(!lacks, "I4 (rule 13): rounds of {task}, which lacks pages itself");
+                if lacks {
+                    self.fail_move(cx, task, lacks_pages());
+                    return false;
+                }
+                *copying = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The target has got the first of the rounds (rule 11).
+    pub(crate) fn on_copying(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, epoch: Epoch) {
+        let state = self.resident(task).map(|resident| &resident.state);
+        let is_on = match state {
+            Some(
+                State::Ordered { target, epoch: tried, .. }
+                | State::Shipped { target, epoch: tried, .. }
+                | State::Committed { target, epoch: tried, .. },
+            ) => *target == from && *tried == epoch,
+            _ => false,
+        };
+        if !is_on {
+            cx.out.frame(from.node, Frame::Abort { task, epoch });
+        }
+    }
+
+    /// The driver has frozen the task (rule 2); `lazy`: and will ship the head of it only.
+    pub(crate) fn frozen(&mut self, cx: &mut Cx<'_>, task: TaskId, lazy: bool) {
         let Some(resident) = self.resident(task) else { return };
-        let State::Ordered { target } = resident.state else {
+        let State::Ordered { target, epoch, copying } = resident.state else {
             if matches!(resident.state, State::Running) {
                 // The move failed while the driver was freezing; its first `ResumeHere` may have come too early.
                 let why = Refusal::Other { why: "the move was given up before the freeze".into() };
@@ -46,10 +87,16 @@ impl Handoff {
             }
             return;
         };
-        let epoch = resident.tried.next();
-        resident.tried = epoch;
+        debug_assert!(!copying || !lazy, "{task}: rounds were sent, and now a head");
+        debug_assert!(
+            resident.lacking.is_none(),
+            "I4 (rule 13): {task} was frozen while it lacked pages"
+        );
+        if resident.lacking.is_some() {
+            return self.fail_move(cx, task, lacks_pages());
+        }
         let give_up = cx.now + cx.ready_limit;
-        resident.state = State::Shipped { target, epoch, give_up };
+        resident.state = State::Shipped { target, epoch, give_up, lazy };
         self.give_ups.insert((give_up, task));
         if cx.members.place(target.node) == Some(target) {
             cx.out.act(Action::Ship { task, epoch, to: target.node });
@@ -61,17 +108,16 @@ impl Handoff {
     /// The driver could not freeze the task: it never stopped.
     pub(crate) fn freeze_failed(&mut self, cx: &mut Cx<'_>, task: TaskId, why: Refusal) {
         let Some(resident) = self.resident(task) else { return };
-        if matches!(resident.state, State::Ordered { .. }) {
-            resident.state = State::Running;
-            let asker = resident.asker.take();
-            answer(cx, task, asker, Err(why));
-        }
+        resident.call_off(cx, task, why);
     }
 
     /// The transfer of that try broke, or (`Refuse`) the target does not want it.
     pub(crate) fn try_failed(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch, why: Refusal) {
         let tried = self.resident(task).map(|resident| &resident.state);
-        if matches!(tried, Some(State::Shipped { epoch: tried, .. }) if *tried == epoch) {
+        if let Some(State::Ordered { epoch: tried, .. } | State::Shipped { epoch: tried, .. }) =
+            tried
+            && *tried == epoch
+        {
             self.fail_move(cx, task, why);
         }
     }
@@ -89,9 +135,8 @@ impl Handoff {
             }
             State::Ordered { .. } => {
                 // Not frozen yet, so there is nothing to undo; a `frozen` that comes now must be undone.
-                resident.state = State::Running;
-                let (asker, epoch) = (resident.asker.take(), resident.epoch);
-                answer(cx, task, asker, Err(why.clone()));
+                let epoch = resident.epoch;
+                resident.call_off(cx, task, why.clone());
                 cx.out.act(Action::ResumeHere { task, epoch, why });
             }
             State::Running | State::Committed { .. } | State::InDoubt { .. } => {}
@@ -104,8 +149,9 @@ impl Handoff {
         match resident.map(|resident| &mut resident.state) {
             Some(state @ State::Shipped { .. }) if matches!(*state, State::Shipped { target, epoch: tried, .. } if target == from && tried == epoch) =>
             {
-                *state = State::Committed { target: from, epoch };
-                cx.out.frame(from.node, Frame::Commit { task, epoch });
+                let lazy = matches!(*state, State::Shipped { lazy: true, .. });
+                *state = State::Committed { target: from, epoch, lazy };
+                cx.out.frame(from.node, Frame::Commit { task, epoch, lazy });
             }
             Some(State::Committed { epoch: tried, .. }) if *tried == epoch => {}
             // A try that was given up, or is long over (then nobody is left to mind).
@@ -113,21 +159,34 @@ impl Handoff {
         }
     }
 
-    /// The target runs it (rule 9).
+    /// The target runs it (rules 9 and 12).
     pub(crate) fn on_ack(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, epoch: Epoch) {
         let state = self.resident(task).map(|resident| &resident.state);
-        if matches!(state, Some(State::Committed { target, epoch: tried }) if *target == from && *tried == epoch)
-        {
-            cx.out.frame(task.home(), Frame::Located { task, at: from, epoch });
+        let Some(&State::Committed { target, epoch: tried, lazy }) = state else { return };
+        if target != from || tried != epoch {
+            return;
+        }
+        cx.out.frame(task.home(), Frame::Located { task, at: from, epoch });
+        if lazy && cx.fault != Fault::ReleaseWhileServing {
+            self.serve(cx, task, from, epoch);
+        } else {
             self.release(cx, task, epoch, from.node, Ok(from.node));
         }
     }
 
-    /// Rule 10: the task comes back in `epoch`. Whether there is no reason against it.
+    /// Rules 10 and 13: the task comes back in `epoch`. Whether there is no reason against it.
     pub(crate) fn came_back(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch) -> bool {
+        if let Some(Presence::Serving(serving)) = self.tasks.get(&task) {
+            let is_newer = epoch > serving.epoch;
+            if is_newer {
+                self.stop_serving(cx, task);
+            }
+            return is_newer;
+        }
         let Some(resident) = self.resident(task) else { return true };
         match resident.state {
-            State::Committed { target, epoch: tried } | State::InDoubt { target, epoch: tried }
+            State::Committed { target, epoch: tried, .. }
+            | State::InDoubt { target, epoch: tried }
                 if epoch > tried =>
             {
                 // Rule 9 holds for this proof too: the target may have died with its own word to the home.
@@ -143,10 +202,10 @@ impl Handoff {
     pub(crate) fn target_dead(&mut self, cx: &mut Cx<'_>, task: TaskId, dead: Place) {
         let Some(resident) = self.resident(task) else { return };
         match resident.state {
-            State::Ordered { target } | State::Shipped { target, .. } if target == dead => {
+            State::Ordered { target, .. } | State::Shipped { target, .. } if target == dead => {
                 self.fail_move(cx, task, Refusal::TargetDied { node: dead.node });
             }
-            State::Committed { target, epoch } if target == dead => {
+            State::Committed { target, epoch, .. } if target == dead => {
                 if cx.fault == Fault::ResumeInDoubt {
                     return resident.go_on(
                         cx,
@@ -192,7 +251,7 @@ impl Handoff {
         let tasks: Vec<TaskId> = self.tasks.keys().copied().collect();
         for task in tasks {
             let Some(resident) = self.resident(task) else { continue };
-            if let State::Committed { target, epoch } = resident.state
+            if let State::Committed { target, epoch, .. } = resident.state
                 && target.node == node
             {
                 resident.go_on(cx, task, epoch.next(), Refusal::Timeout);
@@ -216,6 +275,17 @@ impl Handoff {
 }
 
 impl Resident {
+    /// Ends a try whose task is not frozen; nothing happens if there is none. Rule 11: the target must not keep what it
+    /// has of it.
+    pub(crate) fn call_off(&mut self, cx: &mut Cx<'_>, task: TaskId, why: Refusal) {
+        let State::Ordered { target, epoch, copying } = self.state else { return };
+        if copying && cx.members.place(target.node) == Some(target) {
+            cx.out.frame(target.node, Frame::Abort { task, epoch });
+        }
+        self.state = State::Running;
+        answer(cx, task, self.asker.take(), Err(why));
+    }
+
     /// The frozen task runs on here in `epoch`.
     fn go_on(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch, why: Refusal) {
         self.state = State::Running;
@@ -230,4 +300,8 @@ impl Resident {
             cx.out.act(Action::CancelTask { task, why: None });
         }
     }
+}
+
+fn lacks_pages() -> Refusal {
+    Refusal::Other { why: "pages of the task are still on their way here".into() }
 }

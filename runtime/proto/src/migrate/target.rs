@@ -8,14 +8,15 @@ use crate::{
 };
 
 impl Handoff {
-    /// A shipment begins to arrive. If this is refused the stream is to be thrown away (and nothing else); the source
-    /// is told here.
+    /// A shipment, or the first of the rounds before one, begins to arrive. If this is refused the stream is to be
+    /// thrown away (and nothing else); the source is told here.
     pub(crate) fn ship_arriving(
         &mut self,
         cx: &mut Cx<'_>,
         source: Place,
         task: TaskId,
         epoch: Epoch,
+        is_rounds: bool,
     ) -> Result<(), Refusal> {
         if let Some(Presence::Arriving(old)) = self.tasks.get(&task)
             && old.epoch >= epoch
@@ -39,7 +40,11 @@ impl Handoff {
             return Err(why);
         }
         self.drop_copy(cx, task);
-        self.tasks.insert(task, Presence::Arriving(Arriving { source, epoch, ready: false }));
+        let arriving = Arriving { source, epoch, ready: false, whole: false };
+        self.tasks.insert(task, Presence::Arriving(arriving));
+        if is_rounds {
+            cx.out.frame(source.node, Frame::Copying { task, epoch });
+        }
         Ok(())
     }
 
@@ -52,7 +57,7 @@ impl Handoff {
             let source = arriving.source;
             cx.out.frame(source.node, Frame::Ready { task, epoch });
             if cx.fault == Fault::ThawOnInstall {
-                self.on_commit(cx, source, task, epoch);
+                self.on_commit(cx, source, task, epoch, false);
             }
         }
     }
@@ -74,22 +79,36 @@ impl Handoff {
     }
 
     /// Rules 3 and 8.
-    pub(crate) fn on_commit(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, epoch: Epoch) {
+    pub(crate) fn on_commit(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Place,
+        task: TaskId,
+        epoch: Epoch,
+        lazy: bool,
+    ) {
         cx.out.frame(from.node, Frame::Ack { task, epoch });
-        if self
-            .arriving(task, epoch)
-            .is_some_and(|arriving| arriving.ready && arriving.source == from)
-        {
+        let ready = |arriving: &&mut Arriving| arriving.ready && arriving.source == from;
+        if let Some(arriving) = self.arriving(task, epoch).filter(ready) {
+            let whole = arriving.whole;
             self.tasks.remove(&task);
-            self.adopt(task, epoch);
+            self.settle_in(task, epoch, lazy.then_some(from));
             cx.out.frame(task.home(), Frame::Located { task, at: cx.members.me, epoch });
             cx.out.act(Action::Thaw { task, epoch });
+            if whole {
+                self.needs_no_more(cx, task);
+            }
+        } else if lazy && self.lacking(task) != Some(from) {
+            // The copy went with its home (rule 8): its pages are for nobody.
+            cx.out.frame(from.node, Frame::Whole { task, epoch });
         }
     }
 
     /// The source has given this try up.
     pub(crate) fn on_abort(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, epoch: Epoch) {
-        if self.arriving(task, epoch).is_some_and(|arriving| arriving.source == from) {
+        let Some(arriving) = self.arriving(task, epoch) else { return };
+        let is_kept = cx.fault == Fault::KeepCopyOnAbort && !arriving.ready;
+        if arriving.source == from && !is_kept {
             self.drop_copy(cx, task);
         }
     }

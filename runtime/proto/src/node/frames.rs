@@ -88,7 +88,13 @@ impl Core {
             Frame::Refuse { task, epoch, reason } => {
                 step!(self, now, handoff.try_failed(task, epoch, reason))
             }
-            Frame::Commit { task, epoch } => step!(self, now, handoff.on_commit(from, task, epoch)),
+            Frame::Copying { task, epoch } => {
+                step!(self, now, handoff.on_copying(from, task, epoch))
+            }
+            Frame::Commit { task, epoch, lazy } => {
+                step!(self, now, handoff.on_commit(from, task, epoch, lazy))
+            }
+            Frame::Whole { task, epoch } => step!(self, now, handoff.on_whole(from, task, epoch)),
             Frame::Ack { task, epoch } => step!(self, now, handoff.on_ack(from, task, epoch)),
             Frame::Abort { task, epoch } => step!(self, now, handoff.on_abort(from, task, epoch)),
             Frame::InDoubtAnswer { task, epoch, verdict } => {
@@ -148,7 +154,7 @@ impl Core {
                 }
             }
             Frame::JoinAsk { task, token } => {
-                let outcome = Some(Outcome::Lost { node: task.home() });
+                let outcome = Some(Outcome::Lost { node: task.home(), missing_pages: 0 });
                 self.out.frame(from.node, Frame::JoinAnswer { task, token, outcome });
             }
             _ => {}
@@ -176,8 +182,9 @@ impl Core {
         }
         match ask {
             Ask::Info => self.actions.push_back(Action::InfoWanted { task, asker }),
-            Ask::Move { target } => {
-                if let Err(why) = step!(self, now, handoff.order(task, target, Some(asker))) {
+            Ask::Move { target, strategy } => {
+                let ordered = step!(self, now, handoff.order(task, target, strategy, Some(asker)));
+                if let Err(why) = ordered {
                     self.out.frame(
                         task.home(),
                         Frame::Answer { task, asker, answer: Answer::Move(Err(why)) },
@@ -233,7 +240,7 @@ impl Core {
             self.actions.push_back(Action::JoinAnswered {
                 task,
                 token,
-                outcome: Some(Outcome::Lost { node: dead }),
+                outcome: Some(Outcome::Lost { node: dead, missing_pages: 0 }),
             });
         }
         let asks: Vec<_> = self

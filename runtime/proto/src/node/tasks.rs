@@ -5,7 +5,7 @@ use crate::{
     action::{Action, Cx},
     id::{Asker, EntryId, Epoch, NodeId, TaskId, Token},
     time::Micros,
-    wire::{Answer, Ask, Frame, Outcome, Refusal, ShipHeader, TaskInfo},
+    wire::{Answer, Ask, Frame, Outcome, Refusal, ShipHeader, Strategy, TaskInfo},
 };
 
 /// What a home knows about the end of a task.
@@ -84,6 +84,16 @@ impl Core {
         self.pump(now);
     }
 
+    /// The answer to `SourceLost`: the task was ended, since `missing` of its pages are gone with their node.
+    ///
+    /// # Panics
+    /// If the task is not here, or lacks nothing.
+    pub fn lost(&mut self, now: Micros, task: TaskId, missing: u64) {
+        let source = self.handoff.lacking(task);
+        let source = source.unwrap_or_else(|| panic!("I4: {task} lacks nothing and was lost"));
+        self.ended(now, task, Outcome::Lost { node: source.node, missing_pages: missing });
+    }
+
     // Handles.
 
     /// Takes the outcome if the home is here and the task has ended.
@@ -105,7 +115,7 @@ impl Core {
         self.joins.insert(token, task);
         if self.members.is_home_dead(task) {
             self.joins.remove(&token);
-            let outcome = Some(Outcome::Lost { node: task.home() });
+            let outcome = Some(Outcome::Lost { node: task.home(), missing_pages: 0 });
             self.actions.push_back(Action::JoinAnswered { task, token, outcome });
         } else {
             self.out.frame(task.home(), Frame::JoinAsk { task, token });
@@ -159,26 +169,58 @@ impl Core {
     ///
     /// # Errors
     /// Why not; nothing has happened then.
-    pub fn order(&mut self, now: Micros, task: TaskId, target: NodeId) -> Result<(), Refusal> {
+    pub fn order(
+        &mut self,
+        now: Micros,
+        task: TaskId,
+        target: NodeId,
+        strategy: Strategy,
+    ) -> Result<(), Refusal> {
         self.adopt_own(task);
-        let result = step!(self, now, handoff.order(task, target, None));
+        let result = step!(self, now, handoff.order(task, target, strategy, None));
         self.pump(now);
         result
     }
 
+    /// Before the first byte of rounds is sent under `epoch`; again does no harm. `false`: that try is over, send
+    /// nothing. The task runs on, may end, and may be called off (`ResumeHere`) until `frozen`.
+    ///
+    /// # Panics
+    /// With debug assertions, if the task itself lacks pages; else its move fails.
+    #[must_use]
+    pub fn copying(&mut self, now: Micros, task: TaskId, epoch: Epoch) -> bool {
+        let is_on = step!(self, now, handoff.copying(task, epoch));
+        self.pump(now);
+        is_on
+    }
+
     /// The answer to `Freeze`: the task is suspended and frozen, and stays so until `ResumeHere` or `ReleaseSource`.
+    /// From now on the target has the time of [`READY_LIMIT`](crate::migrate::READY_LIMIT).
+    ///
+    /// # Panics
+    /// With debug assertions, if the task lacks pages; else its move fails.
     pub fn frozen(&mut self, now: Micros, task: TaskId) {
-        step!(self, now, handoff.frozen(task));
+        step!(self, now, handoff.frozen(task, false));
         self.pump(now);
     }
 
-    /// The answer to `Freeze` if the task cannot be moved now. It runs on.
+    /// Like [`Core::frozen`], but `Ship` will send the head only: after the commit there comes `Serve`, and
+    /// `ReleaseSource` when the target is whole.
+    ///
+    /// # Panics
+    /// As [`Core::frozen`], and with debug assertions if rounds were sent.
+    pub fn frozen_lazily(&mut self, now: Micros, task: TaskId) {
+        step!(self, now, handoff.frozen(task, true));
+        self.pump(now);
+    }
+
+    /// The answer to `Freeze` if the task cannot be moved now. It runs on, and the driver ends its rounds.
     pub fn freeze_failed(&mut self, now: Micros, task: TaskId, why: Refusal) {
         step!(self, now, handoff.freeze_failed(task, why));
         self.pump(now);
     }
 
-    /// The shipment ordered by `Ship` broke. May be said at any time: it counts only before the commit.
+    /// The rounds, or the shipment ordered by `Ship`, broke. May be said at any time: it counts only before the commit.
     pub fn ship_failed(&mut self, now: Micros, task: TaskId, epoch: Epoch, why: &str) {
         step!(
             self,
@@ -201,14 +243,40 @@ impl Core {
         from: NodeId,
         header: &ShipHeader,
     ) -> Result<(), Refusal> {
+        self.arriving(now, from, header.task, header.epoch, false)
+    }
+
+    /// Rounds of a try begin to arrive from the live node `from`; what follows on that stream up to the last page is one
+    /// shipment. `Ok`: as [`Core::ship_arriving`] (which is not called as well), however long the rounds take.
+    ///
+    /// # Errors
+    /// As [`Core::ship_arriving`].
+    pub fn rounds_arriving(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        task: TaskId,
+        epoch: Epoch,
+    ) -> Result<(), Refusal> {
+        self.arriving(now, from, task, epoch, true)
+    }
+
+    fn arriving(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        task: TaskId,
+        epoch: Epoch,
+        is_rounds: bool,
+    ) -> Result<(), Refusal> {
         let source = self.members.place(from).filter(|place| *place != self.members.me);
         let source = source.ok_or(Refusal::NotAMember { node: from })?;
-        let result = step!(self, now, handoff.ship_arriving(source, header.task, header.epoch));
+        let result = step!(self, now, handoff.ship_arriving(source, task, epoch, is_rounds));
         self.pump(now);
         result
     }
 
-    /// Every page of the shipment is in place.
+    /// Every page of the shipment (of a head, if it is one) is in place.
     pub fn installed(&mut self, now: Micros, task: TaskId, epoch: Epoch) {
         step!(self, now, handoff.installed(task, epoch));
         self.pump(now);
@@ -218,5 +286,30 @@ impl Core {
     pub fn install_failed(&mut self, now: Micros, task: TaskId, epoch: Epoch, why: Refusal) {
         step!(self, now, handoff.install_failed(task, epoch, why));
         self.pump(now);
+    }
+
+    /// The last page of a task that came lazily in `epoch` is here (none may have been missing): its source may forget
+    /// it, and the task may move on. Not before `installed`.
+    pub fn whole(&mut self, now: Micros, task: TaskId, epoch: Epoch) {
+        step!(self, now, handoff.whole(task, epoch));
+        self.pump(now);
+    }
+
+    // Looking on.
+
+    /// Who has pages that a task of this node lacks. Such a task must neither be frozen nor copied.
+    pub fn lacking(&self, task: TaskId) -> Option<NodeId> {
+        self.handoff.lacking(task).map(|source| source.node)
+    }
+
+    /// Tasks that this node serves pages of. A node that leaves in good order waits until there are none.
+    pub fn serving_count(&self) -> usize {
+        self.handoff.serving_count()
+    }
+
+    /// Whether this node keeps `task` frozen, in whatever state of a move. For the simulator.
+    #[doc(hidden)]
+    pub fn is_frozen(&self, task: TaskId) -> bool {
+        self.handoff.is_frozen(task)
     }
 }

@@ -8,7 +8,10 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{self, WireError, bytes, list, text};
+use super::{
+    MoveRecord, Strategy,
+    limits::{self, WireError, bytes, list, text},
+};
 use crate::{
     id::{Asker, EntryId, Epoch, Generation, NodeId, Place, TaskId, Token},
     time::Micros,
@@ -78,7 +81,12 @@ pub enum Frame {
         reason: Refusal,
     },
 
-    // The hand-off; `epoch` is the one that the target would run in. Source: Commit, Abort. Target: Ready, Refuse, Ack.
+    // The hand-off; `epoch` is the one that the target would run in. Source: Commit, Abort. Target: the others.
+    /// Rounds of that try have begun to arrive. `Abort`, if the try is over.
+    Copying {
+        task: TaskId,
+        epoch: Epoch,
+    },
     Ready {
         task: TaskId,
         epoch: Epoch,
@@ -91,12 +99,19 @@ pub enum Frame {
     Commit {
         task: TaskId,
         epoch: Epoch,
+        /// The source keeps pages that the target lacks, until `Whole`.
+        lazy: bool,
     },
     Ack {
         task: TaskId,
         epoch: Epoch,
     },
     Abort {
+        task: TaskId,
+        epoch: Epoch,
+    },
+    /// The target lacks no page of the task any more (or needs none: it ended). The source may forget it.
+    Whole {
         task: TaskId,
         epoch: Epoch,
     },
@@ -248,8 +263,8 @@ pub enum Outcome {
     },
     /// It was told to stop.
     Cancelled,
-    /// The node that it was on died.
-    Lost { node: NodeId },
+    /// `node` died: the one that it was on (`missing_pages` is 0), or the one that still had so many of its pages.
+    Lost { node: NodeId, missing_pages: u64 },
     /// It never began.
     NotStarted { reason: Refusal },
 }
@@ -267,7 +282,7 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
     /// Move it there.
-    Move { target: NodeId },
+    Move { target: NodeId, strategy: Strategy },
     /// Describe it.
     Info,
 }
@@ -320,6 +335,8 @@ pub struct TaskInfo {
     /// What keeps it here, one line each.
     #[serde(with = "list")]
     pub pins: Vec<String>,
+    /// Its last move, if it came here by one.
+    pub last_move: Option<Box<MoveRecord>>,
 }
 
 /// Why a task was not moved, started or found. Whatever the reason of a refused move, the task still runs where it was.
@@ -332,6 +349,8 @@ pub enum Refusal {
     UnknownTask,
     /// The task has ended.
     Ended,
+    /// The task is being cancelled.
+    Cancelled,
     /// The node is no live member.
     NotAMember { node: NodeId },
     /// The node died before the commit.
@@ -354,7 +373,9 @@ pub enum Refusal {
         #[serde(with = "text")]
         why: String,
     },
-    /// The driver refuses, in its words: no slot left, a slot in use, an entry that is not there.
+    /// No slot is left for the task.
+    OutOfSlots { slot_len: u64 },
+    /// The driver refuses, in its words: a slot in use, an entry that is not there.
     Other {
         #[serde(with = "text")]
         why: String,
@@ -367,6 +388,7 @@ impl fmt::Display for Refusal {
             Refusal::Busy => write!(out, "another move of this task is under way"),
             Refusal::UnknownTask => write!(out, "no such task is known"),
             Refusal::Ended => write!(out, "the task has ended"),
+            Refusal::Cancelled => write!(out, "the task is being cancelled"),
             Refusal::NotAMember { node } => {
                 write!(out, "{node} is not a live member of the cluster")
             }
@@ -381,6 +403,12 @@ impl fmt::Display for Refusal {
             Refusal::Stale => write!(out, "a newer residence of the task is known"),
             Refusal::Pinned { what } => write!(out, "the task is pinned: {what}"),
             Refusal::ShipFailed { why } => write!(out, "shipping failed: {why}"),
+            Refusal::OutOfSlots { slot_len } => write!(
+                out,
+                "the node has no free slot of {} KiB left for its stack and heap; let tasks end \
+                 before spawning more, or start more nodes",
+                slot_len >> 10
+            ),
             Refusal::Other { why } => write!(out, "{why}"),
         }
     }

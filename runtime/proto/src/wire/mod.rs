@@ -6,15 +6,19 @@
 
 mod frame;
 mod hello;
-mod limits;
+pub(crate) mod limits;
+mod record;
 mod ship;
+mod strategy;
 
 pub use frame::{
     Answer, Ask, Frame, MemberInfo, Outcome, Refusal, SlotGrant, TaskInfo, TaskState, Verdict,
 };
 pub use hello::{Hello, HelloMismatch};
 pub use limits::{BYTES_LEN_MAX, FRAME_LEN_MAX, LIST_COUNT_MAX, TEXT_LEN_MAX, WireError};
-pub use ship::{PageRun, ShipHeader, ShipSlot};
+pub use record::{Method, MoveRecord};
+pub use ship::{PageRun, ShipHeader, ShipSlot, StreamHead};
+pub use strategy::{PAUSE_MAX, ROUND_COUNT_MAX, Strategy};
 
 /// Changed with every change of a frame; compared in the hello.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 3;

@@ -5,7 +5,50 @@
 use serde::{Deserialize, Serialize};
 
 use super::limits::{self, WireError, bytes, list};
-use crate::id::{Epoch, SlotRef, TaskId};
+use crate::{
+    id::{Epoch, SlotRef, TaskId},
+    transfer::PageFrame,
+};
+
+/// The first frame of a bulk stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamHead {
+    /// A whole task.
+    Ship(ShipHeader),
+    /// Pages of a task: sections follow one another.
+    Pages(PageFrame),
+}
+
+impl StreamHead {
+    const SHIP: u8 = 0;
+    const PAGES: u8 = 1;
+
+    /// Appends the encoded head to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            StreamHead::Ship(header) => {
+                out.push(StreamHead::SHIP);
+                header.encode(out);
+            }
+            StreamHead::Pages(frame) => {
+                out.push(StreamHead::PAGES);
+                frame.encode(out);
+            }
+        }
+    }
+
+    /// Decodes a head that fills `bytes`, as [`ShipHeader::decode`] and [`PageFrame::decode`] do.
+    ///
+    /// # Errors
+    /// [`WireError`] for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<StreamHead, WireError> {
+        match bytes.split_first() {
+            Some((&StreamHead::SHIP, rest)) => ShipHeader::decode(rest).map(StreamHead::Ship),
+            Some((&StreamHead::PAGES, rest)) => PageFrame::decode(rest).map(StreamHead::Pages),
+            _ => Err(WireError::Malformed { what: "stream head" }),
+        }
+    }
+}
 
 /// What a bulk stream carries, before the pages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

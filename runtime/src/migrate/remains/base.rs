@@ -1,47 +1,174 @@
-//! The bytes of a departed task's pages as they were when it left: what both later versions are
-//! compared with.
+//! The bytes of a departed task's pages as they were when it left: what was shipped, and what both
+//! later versions are compared with.
 //!
 //! They lie in slots of the region taken for the purpose, not in the node's heap: a scan of node
 //! memory must not meet these copies of the task's own pointers and take them for references.
+//!
+//! ```text
+//! stop-copy   copy everything once                    parts in the order of the list
+//! pre-copy    copy a round ... copy the rest          a page that comes again overwrites its copy,
+//!                                                     once the round before has been written
+//! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use migrt_iso::{PAGE_LEN, REGION_BASE, SlotClass, SlotId, page, pool};
+use migrt_proto::transfer::{Page, Run};
 use migrt_proto::wire::ShipSlot;
 
 use crate::net::Part;
 
 /// Bytes of one slot of copies.
-const PART_LEN: usize = 16 << 20;
+const SLOT_LEN: usize = 16 << 20;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Base {
-    /// Pages and where their copies lie, ascending. Numbers, not addresses: this table is node
-    /// memory, and an address in it would be a reference to what it describes.
-    pages: Vec<(PageNumber, PageNumber)>,
-    slots: Vec<SlotId>,
+    /// Pages and where their copies lie. Numbers, not addresses: this table is node memory, and an
+    /// address in it would be a reference to what it describes.
+    pages: BTreeMap<Page, Page>,
+    slots: Vec<Arc<CopySlot>>,
+    /// What is left of the last slot.
+    room: Range<usize>,
 }
 
-/// A page of the region, counted from its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct PageNumber(u64);
+/// The number of the page at `addr`, counted from the region's start.
+pub(crate) fn number_of(addr: usize) -> Page {
+    Page(((addr - REGION_BASE) / PAGE_LEN) as u64)
+}
 
-impl PageNumber {
-    fn of(addr: usize) -> PageNumber {
-        PageNumber(((addr - REGION_BASE) / PAGE_LEN) as u64)
-    }
-
-    fn addr(self) -> usize {
-        REGION_BASE + self.0 as usize * PAGE_LEN
-    }
+/// Where a page lies.
+pub(crate) fn addr_of(page: Page) -> usize {
+    REGION_BASE + page.0 as usize * PAGE_LEN
 }
 
 impl Base {
-    /// Of a task that has not started.
-    pub(crate) fn empty() -> Base {
-        Base { pages: Vec::new(), slots: Vec::new() }
+    /// Copies the pages of a frozen task, in the order of the list, and gives the copy as the wire
+    /// sends it: what is shipped is this copy, so the two are equal whatever the node's threads do to
+    /// memory that they reach.
+    ///
+    /// `None`: this node has no slot left for the copy.
+    pub(crate) fn copy(list: &[ShipSlot]) -> Option<(Base, Vec<Part>)> {
+        let mut base = Base::default();
+        let mut parts = Parts::default();
+        let count: usize = list.iter().flat_map(|s| &s.runs).map(|run| run.count as usize).sum();
+        let mut pages = Vec::with_capacity(count);
+        for item in list {
+            let start = SlotId::from_raw(item.slot.0).expect("a slot of this node").base();
+            for run in &item.runs {
+                let from = start + run.first as usize * PAGE_LEN;
+                let left = (count - pages.len()) * PAGE_LEN;
+                base.copy_new(from, run.count as usize * PAGE_LEN, left, &mut parts, &mut pages)?;
+            }
+        }
+        base.pages = pages.into_iter().collect();
+        Some((base, parts.0))
+    }
+
+    /// Copies a run of pages, over the copies that were made of them before, and appends it to
+    /// `parts`. `left`: bytes that this and later calls of the same shipment copy.
+    ///
+    /// The parts of earlier calls that hold the same pages must have been written.
+    pub(crate) fn add(&mut self, run: Run, left: usize, parts: &mut Parts) -> Option<()> {
+        let mut page = run.first;
+        let mut new = Vec::new();
+        while page < run.end() {
+            if let Some(&copy) = self.pages.get(&page) {
+                let slot = self.slot_of(addr_of(copy));
+                // SAFETY: the source is the task's page, the target its copy, which nobody reads now.
+                unsafe { copy_bytes(addr_of(page), addr_of(copy), PAGE_LEN) };
+                parts.add(slot, addr_of(copy), PAGE_LEN);
+                page = Page(page.0 + 1);
+                continue;
+            }
+            let next_known = self.pages.range(page..run.end()).next().map_or(run.end(), |p| *p.0);
+            let len = (next_known.0 - page.0) as usize * PAGE_LEN;
+            self.copy_new(addr_of(page), len, left.max(len), parts, &mut new)?;
+            page = next_known;
+        }
+        self.pages.extend(new);
+        Some(())
+    }
+
+    /// Another version of a page.
+    pub(crate) fn put(&mut self, page: Page, bytes: &[u8; PAGE_LEN]) -> Option<()> {
+        let copy = match self.pages.get(&page) {
+            Some(&copy) => addr_of(copy),
+            None => {
+                if self.room.is_empty() {
+                    self.more_room(PAGE_LEN * 16)?;
+                }
+                let copy = self.room.start;
+                self.room.start += PAGE_LEN;
+                let slot = self.slots.last().expect("there is room");
+                slot.used.store(self.room.start - slot.id.base(), Ordering::Relaxed);
+                self.pages.insert(page, number_of(copy));
+                copy
+            }
+        };
+        // SAFETY: `bytes` is no part of a copy, and the copy is read by nobody now.
+        unsafe { copy_bytes(bytes.as_ptr() as usize, copy, PAGE_LEN) };
+        Some(())
+    }
+
+    /// Copies pages that have no copy yet; `pages` notes where.
+    fn copy_new(
+        &mut self,
+        mut from: usize,
+        len: usize,
+        left: usize,
+        parts: &mut Parts,
+        pages: &mut Vec<(Page, Page)>,
+    ) -> Option<()> {
+        let (end, mut left) = (from + len, left);
+        while from < end {
+            if self.room.is_empty() {
+                self.more_room(left)?;
+            }
+            let len = self.room.len().min(end - from);
+            let to = self.room.start;
+            // SAFETY: the source is the task's, the target a slot of ours that is read up to `room`.
+            unsafe { copy_bytes(from, to, len) };
+            for page in (0..len).step_by(PAGE_LEN) {
+                pages.push((number_of(from + page), number_of(to + page)));
+            }
+            let slot = self.slots.last().expect("there is room").clone();
+            // Relaxed: read when nobody else has the slot any more.
+            slot.used.store(to + len - slot.id.base(), Ordering::Relaxed);
+            parts.add(slot, to, len);
+            self.room.start += len;
+            from += len;
+            left -= len;
+        }
+        Some(())
+    }
+
+    /// A slot for `left` bytes or for as many as one slot is to have.
+    fn more_room(&mut self, left: usize) -> Option<()> {
+        let class = SlotClass::for_len(left.min(SLOT_LEN)).expect("a short slot");
+        let id = pool::global().take(class)?;
+        COPIES.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        self.slots.push(Arc::new(CopySlot { id, used: AtomicUsize::new(0) }));
+        let len = left.min(id.len());
+        if len >= 16 * PAGE_LEN && class > pool::WARM_CLASS_MAX {
+            // SAFETY: a slot just taken.
+            unsafe { page::populate_write(id.base(), len.next_multiple_of(PAGE_LEN)) };
+        }
+        self.room = id.base()..id.base() + id.len();
+        Some(())
+    }
+
+    fn slot_of(&self, copy: usize) -> Arc<CopySlot> {
+        let found = self.slots.iter().find(|slot| slot.id.contains(copy));
+        found.expect("copies lie in the base's slots").clone()
+    }
+
+    /// The page is none of the task's any more: zeros.
+    pub(crate) fn remove(&mut self, page: Page) {
+        self.pages.remove(&page);
     }
 
     /// Bytes of all pages.
@@ -56,108 +183,83 @@ impl Base {
         Some(unsafe { (copy as *const usize).read() })
     }
 
-    /// Copies the pages of a frozen task, in the order of the list: what is shipped is this copy, so
-    /// the two are equal whatever the node's threads do to memory that they reach.
-    ///
-    /// `None`: this node has no slot left for the copy.
-    pub(crate) fn copy(list: &[ShipSlot]) -> Option<Base> {
-        let count: usize = list.iter().flat_map(|s| &s.runs).map(|run| run.count as usize).sum();
-        let mut base = Base { pages: Vec::with_capacity(count), slots: Vec::new() };
-        let mut room = 0..0;
-        for item in list {
-            let start = SlotId::from_raw(item.slot.0).expect("a slot of this node").base();
-            for run in &item.runs {
-                let mut from = start + run.first as usize * PAGE_LEN;
-                let end = from + run.count as usize * PAGE_LEN;
-                while from < end {
-                    if room.is_empty() {
-                        room = base.more_room((count - base.pages.len()) * PAGE_LEN)?;
-                    }
-                    let len = room.len().min(end - from);
-                    // SAFETY: the source is the frozen task's; the target a slot of ours.
-                    unsafe {
-                        std::ptr::copy_nonoverlapping(
-                            from as *const u8,
-                            room.start as *mut u8,
-                            len,
-                        );
-                    }
-                    for page in (0..len).step_by(PAGE_LEN) {
-                        let pair = (PageNumber::of(from + page), PageNumber::of(room.start + page));
-                        base.pages.push(pair);
-                    }
-                    room.start += len;
-                    from += len;
-                }
-            }
-        }
-        base.pages.sort_unstable();
-        Some(base)
-    }
-
-    /// A slot for `left` bytes or for as many as one part is to have.
-    fn more_room(&mut self, left: usize) -> Option<Range<usize>> {
-        let class = SlotClass::for_len(left.min(PART_LEN)).expect("a short slot");
-        let slot = pool::global().take(class)?;
-        self.slots.push(slot);
-        let len = left.min(slot.len());
-        if len >= 16 * PAGE_LEN && class > pool::WARM_CLASS_MAX {
-            // SAFETY: a slot just taken.
-            unsafe { page::populate_write(slot.base(), len.next_multiple_of(PAGE_LEN)) };
-        }
-        Some(slot.base()..slot.base() + len)
-    }
-
-    /// The copy as the wire sends it: one part for each of its slots.
-    pub(crate) fn parts(self: &Arc<Base>) -> Vec<Part> {
-        let mut left = self.pages.len() * PAGE_LEN;
-        let mut parts = Vec::with_capacity(self.slots.len());
-        for at in 0..self.slots.len() {
-            let len = left.min(self.slots[at].len());
-            left -= len;
-            parts.push(Part::Shared(Box::new(BasePart { base: self.clone(), at, len })));
-        }
-        parts
-    }
-
     /// Where the copy of the page at `addr` lies.
     pub(crate) fn page(&self, addr: usize) -> Option<usize> {
-        let at = self.pages.binary_search_by_key(&PageNumber::of(addr), |p| p.0).ok()?;
-        Some(self.pages[at].1.addr())
+        Some(addr_of(*self.pages.get(&number_of(addr))?))
     }
 
     /// Addresses of all pages, ascending.
     pub(crate) fn pages(&self) -> impl Iterator<Item = usize> + '_ {
-        self.pages.iter().map(|p| p.0.addr())
+        self.pages.keys().map(|&page| addr_of(page))
     }
 
     /// The pages that were shipped of `from..to`, as one run.
     pub(crate) fn stack_pages(&self, from: usize, to: usize) -> Option<(usize, usize)> {
-        let first = self.pages.partition_point(|p| p.0 < PageNumber::of(from));
-        let addr = self.pages.get(first)?.0.addr();
+        let first = self.pages.range(number_of(from)..).next()?;
+        let addr = addr_of(*first.0);
         (addr < to).then(|| (addr, to - addr))
     }
 }
 
-impl Drop for Base {
+/// # Safety
+/// Both ranges are mapped, `to` is this thread's alone, and they do not overlap.
+unsafe fn copy_bytes(from: usize, to: usize, len: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, len) };
+}
+
+/// A slot full of copies.
+#[derive(Debug)]
+struct CopySlot {
+    id: SlotId,
+    /// Bytes from its start that were written.
+    used: AtomicUsize,
+}
+
+impl Drop for CopySlot {
+    /// The slot goes back without what was in it: as heap of another task it would lie in bytes that
+    /// this task never writes, and the audit would find another task's addresses there.
     fn drop(&mut self) {
-        for &slot in &self.slots {
-            pool::global().give(slot);
+        if self.id.class() <= pool::WARM_CLASS_MAX {
+            let used = *self.used.get_mut();
+            // SAFETY: a slot of ours that nothing refers to any more (I3).
+            unsafe { std::ptr::write_bytes(self.id.base() as *mut u8, 0, used) };
         }
+        COPIES.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        pool::global().give(self.id);
     }
 }
 
-/// One slot of a base, on the wire.
-struct BasePart {
-    base: Arc<Base>,
-    at: usize,
+/// Slots with copies: nothing of a task ever leads there.
+static COPIES: Mutex<BTreeSet<SlotId>> = Mutex::new(BTreeSet::new());
+
+/// Whether the slot holds copies of pages, and nothing else.
+pub(crate) fn is_copies(slot: SlotId) -> bool {
+    COPIES.lock().unwrap_or_else(PoisonError::into_inner).contains(&slot)
+}
+
+/// Copied pages, in the order in which they are sent.
+#[derive(Debug, Default)]
+pub(crate) struct Parts(pub(crate) Vec<Part>);
+
+impl Parts {
+    fn add(&mut self, slot: Arc<CopySlot>, addr: usize, len: usize) {
+        self.0.push(Part::Shared(Box::new(CopyPart { slot, addr, len })));
+    }
+}
+
+/// Some of a slot of copies, on the wire.
+struct CopyPart {
+    slot: Arc<CopySlot>,
+    addr: usize,
     len: usize,
 }
 
-impl AsRef<[u8]> for BasePart {
+impl AsRef<[u8]> for CopyPart {
     fn as_ref(&self) -> &[u8] {
-        let slot = self.base.slots[self.at];
-        // SAFETY: the slot is the base's, filled that far, and never written again while it lives.
-        unsafe { std::slice::from_raw_parts(slot.base() as *const u8, self.len) }
+        debug_assert!(self.slot.id.contains(self.addr));
+        // SAFETY: the slot is kept by this value and was filled there; copies are overwritten only
+        // after they were sent (see `Base::add`).
+        unsafe { std::slice::from_raw_parts(self.addr as *const u8, self.len) }
     }
 }

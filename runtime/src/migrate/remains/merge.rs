@@ -9,19 +9,28 @@
 //! b                        n                  t   anything else    the move is refused
 //! ```
 //!
+//! Pages are merged as they arrive, before the commit, so that the task need not wait for it: a page
+//! that comes again in a later round is merged against its version of the round before. If the move
+//! is called off, the same merge brings back the version of the departure.
+//!
 //! The node's threads go on using what they reach while the pages are merged. They reach blocks the
 //! task does not change, so there the task's word is the base's and nothing is written; the words
 //! that are written belong to blocks of the task alone. Words are stored one by one, never a page.
+//! What both have shared in a block, say by an `Arc`, the node sees change with the task's return;
+//! a little before the commit, and back if that does not come.
 //!
 //! A *count* is a word of an `Arc`'s or `Rc`'s: one of the first two of its block, small before and
 //! after on both sides.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use migrt_iso::arena::Arena;
 use migrt_iso::{PAGE_LEN, SlotId};
+use migrt_proto::transfer::Page;
 
+use super::base::{addr_of, number_of};
 use super::{Base, Kept};
 use crate::census;
 use crate::symbols;
@@ -30,43 +39,26 @@ use crate::task::header::Layout;
 const PAGE_WORDS: usize = PAGE_LEN / 8;
 /// Counts above are none.
 const COUNT_MAX: usize = 1 << 24;
-static ZEROS: [u8; PAGE_LEN] = [0; PAGE_LEN];
 
-/// The arriving pages of a task that has remains here: collected, not yet written.
-#[derive(Debug, Default)]
-pub(crate) struct Staging {
-    bytes: Vec<u8>,
-    /// Page address to its place in `bytes`.
-    places: HashMap<usize, usize>,
-}
+type PageBytes = [u8; PAGE_LEN];
+const ZEROS: PageBytes = [0; PAGE_LEN];
 
-impl Staging {
-    /// Takes the next bytes, which belong to the page at `addr` (and what follows it).
-    pub(crate) fn add(&mut self, addr: usize, bytes: &[u8]) {
-        let mut at = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        let first = addr.next_multiple_of(PAGE_LEN);
-        at += first - addr;
-        for page in (first..addr + bytes.len()).step_by(PAGE_LEN) {
-            self.places.insert(page, at);
-            at += PAGE_LEN;
-        }
-    }
-
-    fn page(&self, addr: usize) -> &[u8] {
-        match self.places.get(&addr) {
-            Some(&at) => &self.bytes[at..at + PAGE_LEN],
-            None => &ZEROS,
-        }
-    }
-}
-
-/// A merge that was found possible.
+/// The arriving pages of a task that has remains here.
 #[derive(Debug)]
 pub(crate) struct Merge {
     kept: Kept,
-    staging: Staging,
-    pages: Vec<usize>,
+    /// The version of each page that was merged last: the base's at first.
+    version: Base,
+    /// The base's version of pages that have come in another since.
+    before: BTreeMap<Page, Box<PageBytes>>,
+    /// Pages of the base that have not come: zero, unless they come yet.
+    absent: BTreeSet<Page>,
+    /// The page that is coming, and how much of it has.
+    partial: (usize, Vec<u8>),
+    /// Heads of the lists of remote frees: of the task's heap and of those it had adopted, ascending.
+    frees: Vec<usize>,
+    /// Words that both sides have changed.
+    conflict: Option<usize>,
 }
 
 /// One word in three versions.
@@ -100,117 +92,138 @@ impl Word {
 }
 
 impl Merge {
-    /// Looks whether the arriving pages fit over the remains. Nothing is written.
-    ///
-    /// # Errors
-    /// One and the same word was changed on both sides: the remains back, and the static's name.
-    pub(crate) fn check(kept: Kept, staging: Staging) -> Result<Merge, (Kept, String)> {
-        let mut pages: Vec<usize> = staging.places.keys().copied().collect();
-        pages.extend(kept.base().pages());
-        pages.sort_unstable();
-        pages.dedup();
-        let merge = Merge { kept, staging, pages };
-        match merge.conflict() {
-            None => Ok(merge),
-            Some(addr) => {
-                let why = merge.explain(addr);
-                Err((merge.kept, why))
+    /// Of a departed task's remains; pages that do not come are zero in the end.
+    pub(crate) fn new(mut kept: Kept) -> Merge {
+        let base = kept.base.take().expect("only departed tasks come back");
+        let version =
+            Arc::try_unwrap(base).expect("a base has one owner once its task is elsewhere");
+        let absent = version.pages().map(number_of).collect();
+        let (before, partial) = (BTreeMap::new(), (0, Vec::with_capacity(PAGE_LEN)));
+        let frees = remote_lists(&kept.slots);
+        Merge { kept, version, before, absent, partial, frees, conflict: None }
+    }
+
+    /// The slots of the remains.
+    pub(crate) fn slots(&mut self) -> &mut Vec<SlotId> {
+        &mut self.kept.slots
+    }
+
+    /// Takes bytes that belong at `addr`; those of a page come one after the other.
+    pub(crate) fn add(&mut self, mut addr: usize, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let page = addr & !(PAGE_LEN - 1);
+            let len = bytes.len().min(page + PAGE_LEN - addr);
+            let (now, rest) = bytes.split_at(len);
+            if let Ok(whole) = now.try_into() {
+                self.page(page, whole);
+            } else {
+                self.partial.0 = page;
+                self.partial.1.extend_from_slice(now);
+                if self.partial.1.len() == PAGE_LEN {
+                    let whole: PageBytes =
+                        std::mem::take(&mut self.partial.1).try_into().expect("a page's length");
+                    self.page(page, &whole);
+                }
             }
+            addr += len;
+            bytes = rest;
         }
     }
 
-    fn conflict(&self) -> Option<usize> {
-        let mut conflict = None;
-        self.each_change(|addr, word| {
-            if let Verdict::Conflict = word.verdict(|| self.is_count(addr)) {
-                conflict.get_or_insert(addr);
-            }
-        });
-        conflict
+    /// The page is zero, whatever came for it before.
+    pub(crate) fn clear(&mut self, page: usize) {
+        if self.version.page(page).is_some() {
+            self.page(page, &ZEROS);
+        }
     }
 
-    /// Writes the result.
+    /// All pages have come.
     ///
-    /// # Panics
-    /// If a word that both sides changed has come up since [`Merge::check`]: memory may be wrong.
-    pub(crate) fn apply(self) {
-        let mut counts = Vec::new();
-        self.each_change(|addr, word| {
-            if word.node != word.base
-                && let Verdict::Add(by) = word.verdict(|| self.is_count(addr))
-            {
-                counts.push((addr, by));
+    /// # Errors
+    /// One and the same word was changed on both sides: the static's name.
+    pub(crate) fn finish(&mut self) -> Result<(), String> {
+        for page in std::mem::take(&mut self.absent) {
+            self.page(addr_of(page), &ZEROS);
+        }
+        match self.conflict {
+            None => Ok(()),
+            Some(addr) => Err(self.explain(addr)),
+        }
+    }
+
+    /// The move was called off: the remains as they were, with what the node has changed.
+    pub(crate) fn undo(mut self) -> Kept {
+        for (page, bytes) in std::mem::take(&mut self.before) {
+            self.merge(addr_of(page), &bytes);
+            if *bytes == ZEROS {
+                self.version.remove(page);
             }
-        });
-        self.each_change(|addr, word| {
+        }
+        let Merge { mut kept, version, .. } = self;
+        kept.base = Some(Arc::new(version));
+        kept
+    }
+
+    fn page(&mut self, page: usize, task: &PageBytes) {
+        let number = number_of(page);
+        self.absent.remove(&number);
+        let version = self.version(page);
+        if task == &version {
+            return;
+        }
+        self.before.entry(number).or_insert_with(|| Box::new(version));
+        self.merge(page, task);
+    }
+
+    fn version(&self, page: usize) -> PageBytes {
+        match self.version.page(page) {
+            // SAFETY: a copy of a page, in a slot of the base.
+            Some(copy) => unsafe { *(copy as *const PageBytes) },
+            None => ZEROS,
+        }
+    }
+
+    /// Brings `page` from its last version to the task's. The head of a list of remote frees is
+    /// left out if the node has changed it too: the node's frees are carried out then, and blocks
+    /// freed from afar at the last moment elsewhere stay allocated.
+    fn merge(&mut self, page: usize, task: &PageBytes) {
+        let version = self.version(page);
+        for at in 0..PAGE_WORDS {
+            let word = |bytes: &PageBytes| {
+                usize::from_ne_bytes(bytes[at * 8..at * 8 + 8].try_into().expect("8 bytes"))
+            };
+            let (base, task) = (word(&version), word(task));
+            if task == base {
+                continue;
+            }
+            let addr = page + at * 8;
             // SAFETY: a word of a page of this node's slots; others may store to it at this moment,
             // hence an atomic.
             let place = unsafe { &*(addr as *const AtomicUsize) };
-            if let Some(&(_, by)) = counts.iter().find(|c| c.0 == addr) {
-                place.fetch_add(by, Ordering::Relaxed);
-                return;
-            }
-            match word.verdict(|| false) {
-                Verdict::Leave => {}
-                Verdict::Store(task) => place.store(task, Ordering::Relaxed),
-                Verdict::Add(_) | Verdict::Conflict => {
-                    panic!("I4: the word at {addr:#x} was changed on both nodes since the check")
-                }
-            }
-        });
-    }
-
-    /// The remains, unmerged: the move was called off.
-    pub(crate) fn into_kept(self) -> Kept {
-        self.kept
-    }
-
-    /// Calls `seen` with each word that the task has changed. The head of the list of remote frees is
-    /// left out if the node has changed it too: the node's frees are carried out then, and blocks
-    /// freed from afar at the last moment elsewhere stay allocated.
-    fn each_change(&self, mut seen: impl FnMut(usize, Word)) {
-        let base = self.kept.base();
-        let frees = self.remote_lists();
-        for &page in &self.pages {
-            let task = self.staging.page(page);
-            let before = base.page(page).unwrap_or(ZEROS.as_ptr() as usize);
-            // SAFETY: a copy of a page in a slot of the base, or zeros.
-            let before = unsafe { std::slice::from_raw_parts(before as *const u8, PAGE_LEN) };
-            if task == before {
+            let node = place.load(Ordering::Relaxed);
+            if node != base && self.frees.binary_search(&addr).is_ok() {
                 continue;
             }
-            for at in 0..PAGE_WORDS {
-                let word = |bytes: &[u8]| {
-                    usize::from_ne_bytes(bytes[at * 8..at * 8 + 8].try_into().expect("8 bytes"))
-                };
-                let (task, base) = (word(task), word(before));
-                if task != base {
-                    let addr = page + at * 8;
-                    // SAFETY: as in `apply`.
-                    let node = unsafe { &*(addr as *const AtomicUsize) }.load(Ordering::Relaxed);
-                    if node == base || !frees.contains(&addr) {
-                        seen(addr, Word { base, node, task });
-                    }
+            match (Word { base, node, task }).verdict(|| self.is_count(addr)) {
+                Verdict::Leave => {}
+                Verdict::Store(task) => place.store(task, Ordering::Relaxed),
+                Verdict::Add(by) => {
+                    place.fetch_add(by, Ordering::Relaxed);
+                }
+                Verdict::Conflict => {
+                    self.conflict.get_or_insert(addr);
                 }
             }
         }
-    }
-
-    /// The heads of the lists of remote frees: of the task's arena and of those that it had adopted.
-    fn remote_lists(&self) -> Vec<usize> {
-        // SAFETY: kept slots, whose memory is there.
-        let arena =
-            |slot: &SlotId| unsafe { Arena::of_slot(*slot).and_then(|arena| arena.as_ref()) };
-        let mut all: Vec<_> =
-            self.kept.slots.iter().filter_map(arena).map(Arena::remote_list_addr).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+        if self.version.put(number_of(page), task).is_none() {
+            // No slot for the copy of a page that was zero: it cannot be undone, so it must not be.
+            self.conflict.get_or_insert(page);
+        }
     }
 
     /// Whether the word is one of the first two of its block, as an `Arc`'s counts are.
     fn is_count(&self, addr: usize) -> bool {
-        // SAFETY: an address in kept slots, whose arenas nobody changes.
+        // SAFETY: an address in kept slots, in whose heaps nobody allocates.
         let block = unsafe { Arena::live_block_at(addr) };
         block.is_some_and(|(start, len)| len >= 24 && addr - start < 16)
     }
@@ -232,6 +245,16 @@ impl Merge {
     }
 }
 
+/// The heads of the lists of remote frees of heaps that lie in remains.
+fn remote_lists(slots: &[SlotId]) -> Vec<usize> {
+    // SAFETY: kept slots: their memory is there.
+    let arena = |slot: &SlotId| unsafe { Arena::of_slot(*slot).and_then(|arena| arena.as_ref()) };
+    let mut all: Vec<_> = slots.iter().filter_map(arena).map(Arena::remote_list_addr).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 fn name_is_header(addr: usize, slots: &[SlotId]) -> bool {
     slots.first().is_some_and(|&slot| addr >= Layout { slot }.header() as usize)
 }
@@ -245,12 +268,6 @@ fn static_that_reaches(start: usize, len: usize) -> Option<&'static str> {
         }
     });
     name
-}
-
-impl Kept {
-    fn base(&self) -> &Base {
-        self.base.as_deref().expect("only departed tasks come back")
-    }
 }
 
 #[cfg(test)]

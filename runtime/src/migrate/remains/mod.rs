@@ -28,9 +28,9 @@ use migrt_proto::TaskId;
 use crate::task::adopted;
 use crate::task::header::Header;
 
-pub(crate) use base::Base;
+pub(crate) use base::{Base, Parts, addr_of, is_copies, number_of};
 pub(crate) use collect::{collect_if_due, start_collector};
-pub(crate) use merge::{Merge, Staging};
+pub(crate) use merge::Merge;
 
 /// What one task has left here.
 #[derive(Debug)]

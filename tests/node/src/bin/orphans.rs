@@ -42,7 +42,7 @@ fn main() {
         migrt::sleep(Duration::from_millis(100));
         let since = Instant::now();
         let killer = migrt::spawn_on(HOME, die());
-        let lost = JoinError::Lost { node: HOME };
+        let lost = JoinError::Lost { node: HOME, missing_pages: 0 };
         assert_eq!(killer.join(), Err(lost.clone()));
         assert_eq!(orphans.remove(0).join(), Err(lost.clone()));
         assert_eq!(

@@ -1,0 +1,276 @@
+//! Pre-copy at the source: rounds of pages while the task runs, then the rest of them frozen.
+//!
+//! ```text
+//! mover thread   ( stop briefly: what is alive?   scan: what was written?   copy   send )*   freeze
+//! task           runs …………… | ………………………………………………………………………………………………………………………………… | stands still
+//! ```
+//!
+//! How many rounds, and what goes in each, `migrt_proto::transfer` decides. The brief stop is needed
+//! because only the task itself, or whoever holds it frozen, may read its heap's records; it takes as
+//! long as walking those, and the pages are scanned and copied while the task runs again.
+//!
+//! A page that is copied while the task writes it may come out torn: it is dirty then, and goes again
+//! (rule 1 of `migrt_iso::track`). Nobody reads it before the commit (rule 2 of the hand-off).
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use migrt_iso::PAGE_LEN;
+use migrt_proto::transfer::{Limits, Rounds, Step};
+use migrt_proto::{Epoch, NodeId};
+
+use super::Manifest;
+use super::remains::{Base, Parts, addr_of};
+use super::rounds::{Checkpoint, Work, head_of};
+use super::watch::Watch;
+use crate::census;
+use crate::cluster::Cluster;
+use crate::exec::door;
+use crate::fail;
+use crate::task::body::MobileBody;
+use crate::task::header::Header;
+use crate::task::record::TaskRef;
+
+/// The rounds of one try of a move.
+#[derive(Debug)]
+pub(crate) struct Copying {
+    pub(crate) target: NodeId,
+    pub(crate) epoch: Epoch,
+    /// Why pages go in rounds, for the record.
+    why: String,
+    pub(crate) watch: Watch,
+    state: Mutex<State>,
+    news: Condvar,
+    /// The mover's, and after it the last shipment's.
+    work: Mutex<Work>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    wanted: bool,
+    stop: Option<Checkpoint>,
+    /// The rounds are over and the task is to be frozen.
+    is_last: bool,
+    /// Nothing is to be done any more: called off, ended, or shipped.
+    over: bool,
+}
+
+impl Copying {
+    /// Begins the rounds of a task that goes on running; `first` is what is alive now.
+    pub(crate) fn start(
+        cluster: &'static Cluster,
+        task: &TaskRef,
+        to: (NodeId, Epoch),
+        limits: Limits,
+        why: String,
+        first: Checkpoint,
+    ) -> Option<Arc<Copying>> {
+        let copying = Arc::new(Copying {
+            target: to.0,
+            epoch: to.1,
+            why,
+            watch: Watch::default(),
+            state: Mutex::default(),
+            news: Condvar::new(),
+            work: Mutex::new(Work::new(Rounds::new(limits, cluster.link_rate(to.0)))),
+        });
+        let (task, mover) = (task.clone(), copying.clone());
+        std::thread::Builder::new()
+            .name("migrt-mover".to_owned())
+            .spawn(move || census::clearing(|| mover.run(cluster, &task, first)))
+            .ok()?;
+        Some(copying)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the task, which the caller holds, was stopped for a look at what is alive; it goes on.
+    pub(crate) fn take_look(&self, header: &Header) -> bool {
+        let mut state = self.state();
+        if !std::mem::take(&mut state.wanted) {
+            return false;
+        }
+        state.stop = Some(Checkpoint::of(header));
+        self.news.notify_all();
+        true
+    }
+
+    /// Whether nothing more is to be done.
+    pub(super) fn is_over(&self) -> bool {
+        self.state().over
+    }
+
+    /// Whether the rounds are over and the task is to be frozen now.
+    pub(crate) fn is_last(&self) -> bool {
+        self.state().is_last
+    }
+
+    /// Nothing more is to be done: the mover's thread ends, nothing is watched any more.
+    pub(crate) fn end(&self) {
+        self.state().over = true;
+        self.news.notify_all();
+    }
+
+    /// The task ends, and its slots with it: as [`Copying::end`], and done when it returns.
+    pub(crate) fn close(&self) {
+        self.end();
+        self.watch.close();
+    }
+
+    fn run(&self, cluster: &'static Cluster, task: &TaskRef, first: Checkpoint) {
+        let id = task.mobile().expect("only mobile tasks move").id;
+        if let Err(why) = self.make_rounds(cluster, task, first) {
+            if !self.state().over {
+                cluster.tell(|core, now| core.ship_failed(now, id, self.epoch, &why));
+            }
+        } else {
+            self.freeze(task);
+            let mut state = self.state();
+            while !state.over {
+                state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        self.watch.close();
+        // Dropped here, which breaks the stream off if it was not finished.
+        let feed = self.work().feed.take();
+        drop(feed);
+    }
+
+    /// Rounds until there is little enough left.
+    fn make_rounds(
+        &self,
+        cluster: &'static Cluster,
+        task: &TaskRef,
+        first: Checkpoint,
+    ) -> Result<(), String> {
+        let body = task.mobile().expect("only mobile tasks move");
+        let id = body.id;
+        if !cluster.tell(|core, now| core.copying(now, id, self.epoch)) {
+            self.state().over = true;
+            return Err("it was called off".to_owned());
+        }
+        fail::point("source.copying");
+        let mut work = self.work();
+        let mut stop = first;
+        loop {
+            self.watch.sync(&stop)?;
+            let dirty = self.watch.take_dirty()?;
+            let step = work.next(&stop.live, dirty);
+            match step {
+                Step::Send(pages) => {
+                    work.send(cluster, (id, self), &stop.slots, &pages, body)?;
+                    fail::point("source.round");
+                }
+                Step::Freeze { why, outstanding, expected_pause } => {
+                    tracing::debug!(task = %id, ?why, outstanding, ?expected_pause, "rounds end");
+                    return Ok(());
+                }
+            }
+            drop(work);
+            stop = self.look(task).ok_or("it was called off")?;
+            work = self.work();
+        }
+    }
+
+    /// Has the task stopped for a moment.
+    fn look(&self, task: &TaskRef) -> Option<Checkpoint> {
+        self.state().wanted = true;
+        self.ask(task);
+        let mut state = self.state();
+        loop {
+            if state.over {
+                return None;
+            }
+            if let Some(stop) = state.stop.take() {
+                return Some(stop);
+            }
+            state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn freeze(&self, task: &TaskRef) {
+        self.state().is_last = true;
+        self.ask(task);
+    }
+
+    fn ask(&self, task: &TaskRef) {
+        let body = task.mobile().expect("only mobile tasks move");
+        body.ask_move(self.target.0);
+        if task.state.freeze_waiting() {
+            super::depart(task.clone());
+        } else {
+            door::wake(task.clone());
+        }
+    }
+
+    /// Whether words of a frozen task's heap may lead out of it: seen in the rounds, or in pages
+    /// written since.
+    ///
+    /// # Errors
+    /// What was written cannot be told.
+    pub(crate) fn has_suspects(&self, header: &Header) -> Result<bool, String> {
+        let mut work = self.work();
+        let stop = Checkpoint::of(header);
+        let rest = work.last_look(self, &stop)?;
+        for run in rest.runs() {
+            let (addr, len) = (addr_of(run.first), run.count as usize * PAGE_LEN);
+            work.suspects.look(&stop.slots, addr, addr, len);
+        }
+        work.last = Some((stop, rest));
+        Ok(work.suspects.any_alive(header))
+    }
+
+    /// Copies what is left of a frozen task and sends it; the whole copy is its base from now on.
+    /// Gives the bytes sent too.
+    ///
+    /// # Errors
+    /// There is no slot for the copy, or what was written cannot be told.
+    pub(crate) fn ship_rest(
+        &self,
+        body: &MobileBody,
+        header: &Header,
+        manifest: impl FnOnce() -> Manifest,
+    ) -> Result<(Base, usize), String> {
+        let mut work = self.work();
+        let (mut parts, mut section, mut byte_count, mut live_pages);
+        loop {
+            parts = Parts::default();
+            // What the node writes to pages that it reaches after the last look is the node's: it
+            // stays here, and differs from the base.
+            let (stop, rest) = match work.last.take() {
+                Some(last) => last,
+                None => {
+                    let stop = Checkpoint::of(header);
+                    let rest = work.last_look(self, &stop)?;
+                    (stop, rest)
+                }
+            };
+            live_pages = stop.page_count();
+            (section, byte_count) =
+                work.copy_rest((self, body.id), header, &stop, rest, &mut parts)?;
+            // Others may free blocks of a frozen task. Such a free is carried out here or kept for
+            // its return, but never goes along: it would be carried out twice.
+            let mut lists = header.arenas().map(|arena| arena.arena().remote_list_addr());
+            if lists.all(|list| work.base.word(list) == Some(0)) {
+                break;
+            }
+            body.drain_frees(header);
+        }
+        let rest_pages = (byte_count / PAGE_LEN) as u64;
+        let record = work.rounds.record();
+        let mut manifest = manifest();
+        manifest.report.pre_copy(&self.why, &record, live_pages, rest_pages);
+        section.extra = postcard::to_stdvec(&manifest).expect("plain data encodes");
+        let feed = work.feed.take().expect("rounds have opened the stream");
+        let mut all = vec![head_of(section)];
+        all.append(&mut parts.0);
+        drop(feed.push(all));
+        feed.finish();
+        Ok((std::mem::take(&mut work.base), byte_count))
+    }
+}

@@ -1,0 +1,119 @@
+//! Writing the pages of an arriving task to where they belong.
+
+use migrt_iso::{PAGE_LEN, SlotId, page};
+use migrt_proto::SlotRef;
+use migrt_proto::wire::ShipSlot;
+
+use super::remains::Merge;
+use crate::task::header::Layout;
+
+/// Pages at once from which on memory is made present beforehand.
+const POPULATE_LEN: usize = 16 * PAGE_LEN;
+
+/// Where the pages of one section go: a cursor over its runs.
+#[derive(Debug)]
+pub(crate) struct Installer {
+    /// `(address, bytes left)` of each run, in order.
+    runs: Vec<(usize, usize)>,
+    at: usize,
+}
+
+impl Installer {
+    /// Checks that each run lies within its slot; the slots themselves are the caller's already.
+    pub(crate) fn new(task_slot: Option<SlotRef>, slots: &[ShipSlot]) -> Result<Installer, String> {
+        Ok(Installer { runs: addresses(task_slot, slots)?, at: 0 })
+    }
+
+    /// Writes the next bytes to where they belong, or merges them with what the task has left here; how
+    /// many were taken.
+    pub(crate) fn write(&mut self, bytes: &[u8], merge: Option<&mut Merge>) -> usize {
+        let mut rest = bytes;
+        let mut merge = merge;
+        while let Some((addr, left)) = self.runs.get_mut(self.at)
+            && !rest.is_empty()
+        {
+            let len = rest.len().min(*left);
+            match &mut merge {
+                Some(merge) => merge.add(*addr, &rest[..len]),
+                None => install(*addr, &rest[..len]),
+            }
+            *addr += len;
+            *left -= len;
+            if *left == 0 {
+                self.at += 1;
+            }
+            rest = &rest[len..];
+        }
+        bytes.len() - rest.len()
+    }
+
+    /// Whether all announced bytes have come.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.at == self.runs.len()
+    }
+}
+
+/// Pages that came in an earlier section are zero now.
+pub(crate) fn clear(
+    task_slot: Option<SlotRef>,
+    zero: &[ShipSlot],
+    merge: Option<&mut Merge>,
+) -> Result<(), String> {
+    let runs = addresses(task_slot, zero)?;
+    match merge {
+        Some(merge) => {
+            for (addr, len) in runs {
+                (addr..addr + len).step_by(PAGE_LEN).for_each(|page| merge.clear(page));
+            }
+        }
+        None => {
+            for (addr, len) in runs {
+                // SAFETY: pages of the arriving task's slots, which are this node's (I3).
+                unsafe { page::discard(addr, len) };
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Addresses and lengths of the runs, each within its slot and off the guard.
+fn addresses(
+    task_slot: Option<SlotRef>,
+    slots: &[ShipSlot],
+) -> Result<Vec<(usize, usize)>, String> {
+    let mut runs = Vec::new();
+    for ship in slots {
+        let slot = SlotId::from_raw(ship.slot.0)
+            .ok_or_else(|| format!("{:#x} is no slot", ship.slot.0))?;
+        for run in &ship.runs {
+            let (first, count) = (run.first, run.count);
+            let from = first as usize * PAGE_LEN;
+            let len = count as usize * PAGE_LEN;
+            if from + len > slot.len() {
+                return Err(format!("pages {first}+{count} lie outside of {slot}"));
+            }
+            let addr = slot.base() + from;
+            let guard = Layout { slot }.guard();
+            let hits_guard = Some(ship.slot) == task_slot
+                && addr < guard + crate::task::stack::GUARD_LEN
+                && guard < addr + len;
+            if hits_guard {
+                return Err(format!("pages {first}+{count} of {slot} lie on its guard"));
+            }
+            runs.push((addr, len));
+        }
+    }
+    Ok(runs)
+}
+
+/// Writes bytes to pages that are this node's and nobody else's yet.
+fn install(addr: usize, bytes: &[u8]) {
+    if bytes.len() >= POPULATE_LEN {
+        let from = addr & !(PAGE_LEN - 1);
+        let len = (addr + bytes.len() - from).next_multiple_of(PAGE_LEN);
+        // SAFETY: the pages are within a slot that is this node's (I3, checked in `addresses`).
+        unsafe { page::populate_write(from, len) };
+    }
+    // SAFETY: as above; the task does not run and nobody else knows these pages.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), addr as *mut u8, bytes.len()) };
+}

@@ -1,0 +1,116 @@
+//! The heap of a task whose pages are being copied while it runs: which of them it writes.
+//!
+//! Stack, thread-locals and header are not watched: they are written all the time and always go with
+//! the frozen task; so do the headers of arenas that it has adopted. Heap slots come and go while rounds are under way; a slot that the task gives up
+//! rests before anybody else uses it (`task::retire`) and is not watched any more by then.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use migrt_iso::track::Tracker;
+use migrt_iso::{PAGE_LEN, SlotId};
+use migrt_proto::transfer::{PageSet, Run};
+
+use super::remains::number_of;
+use super::rounds::Checkpoint;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Watch(Mutex<Slots>);
+
+#[derive(Debug, Default)]
+struct Slots {
+    /// Slots and the watched part of each.
+    watched: BTreeMap<SlotId, (usize, usize)>,
+    /// Nothing is watched any more, nor will be.
+    closed: bool,
+}
+
+fn tracker() -> &'static Tracker {
+    Tracker::global().expect("rounds begin only where pages can be tracked")
+}
+
+impl Watch {
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The task's slots now: new ones are watched, all their pages dirty.
+    ///
+    /// # Errors
+    /// The kernel's word, or that the rounds are over.
+    pub(super) fn sync(&self, stop: &Checkpoint) -> Result<(), String> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err("it was called off".to_owned());
+        }
+        let now: BTreeMap<SlotId, (usize, usize)> =
+            stop.slots.iter().map(|&slot| (slot, stop.watched_part(slot))).collect();
+        let is_as_before = |of: &(&SlotId, &(usize, usize))| now.get(of.0) == Some(of.1);
+        let gone: Vec<SlotId> =
+            state.watched.iter().filter(|of| !is_as_before(of)).map(|of| *of.0).collect();
+        gone.into_iter().for_each(|slot| state.drop_slot(slot));
+        for (&slot, &range) in &now {
+            if !state.watched.contains_key(&slot) {
+                tracker().watch_dirty(range.0, range.1).map_err(|error| error.to_string())?;
+                state.watched.insert(slot, range);
+            }
+        }
+        Ok(())
+    }
+
+    /// The pages written since the last call; they are clean from now on.
+    ///
+    /// # Errors
+    /// As for [`Watch::sync`].
+    pub(crate) fn take_dirty(&self) -> Result<PageSet, String> {
+        let state = self.lock();
+        if state.closed {
+            return Err("it was called off".to_owned());
+        }
+        let mut dirty = PageSet::new();
+        for &(addr, len) in state.watched.values() {
+            tracker()
+                .take_dirty(addr, len, &mut |run| {
+                    dirty.insert(Run::new(number_of(run.addr), run.count as u64));
+                })
+                .map_err(|error| error.to_string())?;
+        }
+        Ok(dirty)
+    }
+
+    /// Whether pages of the slot are watched.
+    pub(crate) fn has(&self, slot: SlotId) -> bool {
+        self.lock().watched.contains_key(&slot)
+    }
+
+    /// The task has given the slot up.
+    pub(crate) fn forget(&self, slot: SlotId) {
+        self.lock().drop_slot(slot);
+    }
+
+    /// Ends all watching, for good.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let slots: Vec<SlotId> = state.watched.keys().copied().collect();
+        slots.into_iter().for_each(|slot| state.drop_slot(slot));
+    }
+}
+
+impl Slots {
+    fn drop_slot(&mut self, slot: SlotId) {
+        if let Some((addr, len)) = self.watched.remove(&slot) {
+            debug_assert!(len.is_multiple_of(PAGE_LEN));
+            if let Err(error) = tracker().unwatch(addr, len) {
+                tracing::warn!(%error, "a range stays tracked; writes to it are slower");
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
