@@ -2,7 +2,8 @@
 //!
 //! The nodes that such a task visited keep its pages as remains until their collectors have looked
 //! (`migrate::remains`), and accept no other task in those slots before. A slot that were used again
-//! at once would have its next tenant refused there. And as long as the task's arrival is not
+//! at once would have its next tenant refused there; and what a static there reaches stays for good, so
+//! the pool hands such slots out again as late as it can. And as long as the task's arrival is not
 //! settled, a source in doubt may yet go on with its own copy, which lies in them (I3).
 
 use std::collections::VecDeque;
@@ -82,6 +83,6 @@ pub(crate) fn wake() {
     let mut resting = RESTING.lock().unwrap_or_else(PoisonError::into_inner);
     while resting.front().is_some_and(|(since, _)| since.elapsed() > REST) {
         let (_, slot) = resting.pop_front().expect("seen above");
-        pool::global().give_clean(slot);
+        pool::global().give_last(slot);
     }
 }

@@ -112,7 +112,10 @@ where
     if current::mobile().is_some() {
         let started = child::spawn(closure);
         let is_spawned = started.is_some();
-        return (LocalHandle { inner: started.map_or(Inner::OutOfSlots, Inner::Child) }, is_spawned);
+        return (
+            LocalHandle { inner: started.map_or(Inner::OutOfSlots, Inner::Child) },
+            is_spawned,
+        );
     }
     let (task, is_spawned) = on_worker(|worker| {
         let promise = door::promise_slot(class);
