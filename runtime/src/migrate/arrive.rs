@@ -45,7 +45,7 @@ pub(crate) struct Arrival {
 
 #[derive(Debug)]
 enum State {
-    Here(Copy),
+    Here(Box<Copy>),
     Gone,
 }
 
@@ -207,7 +207,8 @@ impl Arrive {
         if incoming.is_err() {
             std::mem::take(&mut copy).undo();
         }
-        let arrival = Arc::new(Arrival { task, from, last, state: Mutex::new(State::Here(copy)) });
+        let arrival =
+            Arc::new(Arrival { task, from, last, state: Mutex::new(State::Here(Box::new(copy))) });
         let mut arrive = Arrive { cluster, arrival, epoch, incoming };
         match &arrive.incoming {
             Ok(_) => cluster.expect_arrival(task, epoch, arrive.arrival.clone()),

@@ -5,6 +5,7 @@
 //! rests before anybody else uses it (`task::retire`) and is not watched any more by then.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use migrt_iso::track::Tracker;
@@ -51,9 +52,9 @@ impl Watch {
             state.watched.iter().filter(|of| !is_as_before(of)).map(|of| *of.0).collect();
         gone.into_iter().for_each(|slot| state.drop_slot(slot));
         for (&slot, &range) in &now {
-            if !state.watched.contains_key(&slot) {
+            if let Entry::Vacant(place) = state.watched.entry(slot) {
                 tracker().watch_dirty(range.0, range.1).map_err(|error| error.to_string())?;
-                state.watched.insert(slot, range);
+                place.insert(range);
             }
         }
         Ok(())
