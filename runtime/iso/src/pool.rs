@@ -176,6 +176,18 @@ impl SlotPool {
         self.lock(slot.class()).give(slot, State::Clean, 0);
     }
 
+    /// As [`give_clean`](Self::give_clean), for a slot in which another node may still keep remains: it is
+    /// taken again as late as can be.
+    ///
+    /// # Panics
+    ///
+    /// If the slot is not in use on this node.
+    pub fn give_last(&self, slot: SlotId) {
+        self.lock(slot.class()).expect(slot, State::Used, "give");
+        empty(slot);
+        self.lock(slot.class()).give_last(slot);
+    }
+
     /// A slot arrives with a task: used here from now on. Its memory is empty.
     ///
     /// # Errors

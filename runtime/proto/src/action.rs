@@ -59,7 +59,7 @@ pub enum Action {
     SourceLost { task: TaskId, epoch: Epoch, source: NodeId },
     /// Target: the home knows that the task came here in `epoch` (or is dead). Until now slots that the task freed in
     /// that epoch, at its end or before, may not leave this node: a source in doubt might yet go on with its copy,
-    /// which lies in them (I3). Said once for each `Thaw`, perhaps after the task has left or ended.
+    /// which lies in them (I3). Said once for each `Thaw`, after it, perhaps after the task has left or ended.
     Settled { task: TaskId, epoch: Epoch },
 
     /// A task asked for by `join` ended so. `None`: no such outcome is kept (taken before, or never was).

@@ -138,7 +138,7 @@ pub(crate) fn for_each_root_range(
         fs_base,
         registers: std::ptr::null(),
         vectors: (0, 0),
-        alternate_stack: (0, 0),
+        alternate_stack: own_alternate_stack(),
     };
     if scratch.caller_from.is_none() {
         visit(Root::Registers(caller.tid), saved.as_ptr() as usize, size_of_val(&saved));
@@ -152,7 +152,8 @@ pub(crate) fn for_each_root_range(
     }
     tables.hole_count = 0;
     let mut fits = tables.add_common_holes(own_tables);
-    for thread in stopped {
+    // The caller's too: when it was stopped by others, a frame with all its registers was left there.
+    for thread in stopped.iter().chain([&caller]) {
         let (start, len) = thread.alternate_stack;
         fits &= len == 0 || tables.add_hole(start, start + len);
     }
@@ -183,6 +184,17 @@ pub(crate) fn for_each_root_range(
         }
     }
     fits
+}
+
+/// The calling thread's alternate signal stack, which it is not on.
+fn own_alternate_stack() -> (usize, usize) {
+    // SAFETY: zeros are a valid value.
+    let mut stack: libc::stack_t = unsafe { std::mem::zeroed() };
+    let args = [0, &raw mut stack as usize, 0, 0, 0, 0];
+    // SAFETY: asks only; the kernel fills the value in.
+    let is_there = unsafe { raw::syscall(libc::SYS_sigaltstack, args) } == 0
+        && stack.ss_flags & libc::SS_DISABLE == 0;
+    if is_there { (stack.ss_sp as usize, stack.ss_size) } else { (0, 0) }
 }
 
 fn is_candidate(mapping: &Mapping) -> bool {

@@ -77,19 +77,15 @@ impl Cluster {
                 let record = arrival.thaw(epoch);
                 self.residents.insert(task, record.clone());
                 migrate::remains::came_home(task);
-                self.unsettled.lock().unwrap().insert(task, (epoch, Vec::new()));
+                self.unsettled.lock().unwrap().insert((task, epoch), Vec::new());
                 self.after_sending(move || {
                     door::push(record);
                     fail::point("target.thawed");
                 });
             }
             Action::Settled { task, epoch } => {
-                let mut unsettled = self.unsettled.lock().unwrap();
-                if unsettled.get(&task).is_some_and(|entry| entry.0 == epoch) {
-                    let slots = unsettled.remove(&task).expect("just found").1;
-                    drop(unsettled);
-                    slots.into_iter().for_each(crate::task::retire::rest);
-                }
+                let slots = self.unsettled.lock().unwrap().remove(&(task, epoch));
+                slots.into_iter().flatten().for_each(crate::task::retire::rest);
             }
             Action::JoinAnswered { task: _, token, outcome } => {
                 self.reply(token, Reply::Joined(outcome));

@@ -15,7 +15,7 @@ mod link;
 pub(crate) mod metrics;
 mod residents;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,9 +81,10 @@ pub(crate) struct Cluster {
     /// The mobile tasks that are here.
     residents: Residents,
     arrivals: Mutex<HashMap<(TaskId, Epoch), Arc<Arrival>>>,
-    /// Tasks that arrived and whose homes may not know it yet, and the task slots of those that
-    /// ended meanwhile: a source in doubt could still go on with its copy in them (I3).
-    unsettled: Mutex<HashMap<TaskId, (Epoch, Vec<SlotId>)>>,
+    /// Arrivals of which the homes may not know yet, and slots that those tasks have given up since: a
+    /// source in doubt could still go on with its copy in them (I3). A task that comes and goes has
+    /// more than one.
+    unsettled: Mutex<BTreeMap<(TaskId, Epoch), Vec<SlotId>>>,
     rates: Mutex<HashMap<NodeId, LinkRate>>,
     waits: Mutex<HashMap<Token, Wait>>,
     token: AtomicU64,
@@ -120,7 +121,7 @@ impl Cluster {
             net: OnceLock::new(),
             residents: Residents::default(),
             arrivals: Mutex::new(HashMap::new()),
-            unsettled: Mutex::new(HashMap::new()),
+            unsettled: Mutex::default(),
             rates: Mutex::new(HashMap::new()),
             waits: Mutex::new(HashMap::new()),
             token: AtomicU64::new(1),
@@ -321,10 +322,11 @@ impl Cluster {
         self.rates.lock().unwrap().insert(node, rate);
     }
 
-    /// Keeps the slot of an ended task back if its arrival here is not settled; `false`: it is free.
+    /// Keeps a slot that a task has given up back if its arrival here is not settled; `false`: it is free.
     pub(crate) fn quarantine(&self, task: TaskId, slot: SlotId) -> bool {
         let mut unsettled = self.unsettled.lock().unwrap();
-        unsettled.get_mut(&task).map(|entry| entry.1.push(slot)).is_some()
+        let mut arrivals = unsettled.range_mut((task, Epoch(0))..=(task, Epoch(u32::MAX)));
+        arrivals.next_back().map(|arrival| arrival.1.push(slot)).is_some()
     }
 
     pub(crate) fn expect_arrival(&self, task: TaskId, epoch: Epoch, arrival: Arc<Arrival>) {

@@ -22,6 +22,7 @@ use super::installer::{self, Installer};
 use super::remains::{self, Kept, Merge};
 use crate::cluster::{Cluster, home};
 use crate::net::BulkSink;
+use crate::task::adopted;
 use crate::task::body::{Call, MobileBody};
 use crate::task::header::{Header, Layout};
 use crate::task::mobile;
@@ -44,7 +45,7 @@ pub(crate) struct Arrival {
 
 #[derive(Debug)]
 enum State {
-    Here(Copy),
+    Here(Box<Copy>),
     Gone,
 }
 
@@ -146,7 +147,7 @@ impl Arrival {
                 let header = unsafe { &*Layout { slot }.header() };
                 assert_eq!(header.id, self.task, "I4: another task's header has arrived");
                 header.moves.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                header.prefix.set_travelled(self.task);
+                adopted::set_travelled(header);
                 manifest.clock.go_on(header, since.elapsed());
                 // SAFETY: the block came whole with the task, which does not run.
                 unsafe { TlsLayout::get().arrive(header.tp()) };
@@ -209,7 +210,8 @@ impl Arrive {
         if incoming.is_err() {
             std::mem::take(&mut copy).undo();
         }
-        let arrival = Arc::new(Arrival { task, from, last, state: Mutex::new(State::Here(copy)) });
+        let arrival =
+            Arc::new(Arrival { task, from, last, state: Mutex::new(State::Here(Box::new(copy))) });
         let mut arrive = Arrive { cluster, arrival, epoch, incoming };
         match &arrive.incoming {
             Ok(_) => cluster.expect_arrival(task, epoch, arrive.arrival.clone()),

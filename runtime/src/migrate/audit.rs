@@ -24,6 +24,7 @@ use crate::census::{self, NodeMemory};
 use crate::symbols;
 use crate::task::header::Header;
 use crate::task::tls::TlsLayout;
+use crate::task::{retire, stack};
 
 /// No node memory lies below: the program's image does, and small numbers.
 const LOWEST: usize = 1 << 32;
@@ -62,12 +63,10 @@ pub(crate) fn scan(header: &Header, slots: &[SlotId]) -> Option<Hit> {
     let sp = image::saved_sp(header);
     let tp = header.tp() as usize;
     let stack = (sp, header.root_sp.get());
-    let mut trace = Trace {
-        own: slots,
-        arena: header.prefix.arena(),
-        seen: Seen::new(slots),
-        work: Vec::new(),
-    };
+    let mut slots = slots.to_vec();
+    slots.sort_unstable();
+    let slots = &slots[..];
+    let mut trace = Trace { own: slots, seen: Seen::new(slots), work: Vec::new() };
     let hit = |place| move |(at, word)| Hit { place, at, word, stack, tp };
     if let Some(found) = trace.find(sp..stack.1) {
         return Some(hit(Place::Stack)(found));
@@ -127,9 +126,12 @@ impl Suspects {
 
     /// Whether one of them lies in a live block of the frozen task, or there are too many to tell.
     pub(crate) fn any_alive(&self, header: &Header) -> bool {
-        let arena = header.prefix.arena();
-        self.words.len() >= Suspects::COUNT_MAX
-            || self.words.iter().any(|&at| arena.block_of(at).is_some())
+        let mut own = super::slots_of(header);
+        own.sort_unstable();
+        let is_own = |at| SlotId::of_addr(at).is_some_and(|slot| own.binary_search(&slot).is_ok());
+        // SAFETY: the task's own slots; nobody changes its heaps while it is frozen.
+        let is_alive = |&at: &usize| is_own(at) && unsafe { Arena::live_block_at(at) }.is_some();
+        self.words.len() >= Suspects::COUNT_MAX || self.words.iter().any(is_alive)
     }
 }
 
@@ -145,8 +147,8 @@ fn may_lead_out(own: &[SlotId], word: usize) -> bool {
 
 /// The walk over what a task can reach.
 struct Trace<'a> {
+    /// Its slots, ascending.
     own: &'a [SlotId],
-    arena: &'a Arena,
     seen: Seen<'a>,
     /// Blocks that were reached and not read yet.
     work: Vec<(usize, usize)>,
@@ -188,11 +190,12 @@ impl Trace<'_> {
             return is_node(word);
         }
         let Some(slot) = SlotId::of_addr(word) else { return false };
-        let Some(index) = self.own.iter().position(|&own| own == slot) else {
+        let Ok(index) = self.own.binary_search(&slot) else {
             return is_live_elsewhere(slot);
         };
         if self.seen.is_new(index, word)
-            && let Some((start, len)) = self.arena.block_of(word)
+            // SAFETY: the task's own slot; nobody changes the arena while the task is frozen.
+            && let Some((start, len)) = unsafe { Arena::live_block_at(word) }
             && self.seen.mark(index, start)
         {
             self.work.push((start, len));
@@ -241,11 +244,24 @@ fn is_node(word: usize) -> bool {
     census::is_node_memory(word).is_some()
 }
 
-/// Whether a word leads to something alive in a slot that is not the task's.
+/// Whether something is alive in a slot that is not the task's: remains, a local task on the stack that
+/// it is, or a heap. Slots that rest, and those that workers keep warm, are in use and hold nothing.
 #[cold]
 fn is_live_elsewhere(slot: SlotId) -> bool {
     let pool = pool::global();
-    (pool.is_used(slot) && !super::remains::is_copies(slot)) || pool.is_kept(slot)
+    // Held so that no stack comes or goes: the first page of one is its guard.
+    let stacks = stack::registry();
+    if !pool.is_used(slot) {
+        return pool.is_kept(slot);
+    }
+    if super::remains::is_copies(slot) || retire::is_resting(slot) {
+        return false;
+    }
+    match stacks.contains(&slot) {
+        true => stack::has_tenant(slot),
+        // SAFETY: no stack of a local task, so its first page is no guard.
+        false => unsafe { Arena::of_slot(slot) }.is_some(),
+    }
 }
 
 impl Hit {

@@ -23,7 +23,7 @@ pub(crate) fn is_on() -> bool {
 /// queued by the move's end, good or bad.
 #[cold]
 pub(crate) fn suspended(body: &MobileBody, why: Suspend) -> Suspend {
-    let Some(header) = body.header() else { return why };
+    let Some(header) = body.header().filter(|header| !header.is_child()) else { return why };
     if why == Suspend::Park && !header.chaos.replace(true) {
         // The first park of a wait moves; the one after the arrival sleeps.
     } else if why == Suspend::Park {

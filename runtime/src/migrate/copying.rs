@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use migrt_iso::PAGE_LEN;
 use migrt_proto::transfer::{Limits, Rounds, Step};
-use migrt_proto::{Epoch, NodeId, TaskId};
+use migrt_proto::{Epoch, NodeId};
 
 use super::Manifest;
 use super::remains::{Base, Parts, addr_of};
@@ -26,6 +26,7 @@ use crate::census;
 use crate::cluster::Cluster;
 use crate::exec::door;
 use crate::fail;
+use crate::task::body::MobileBody;
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
 
@@ -175,7 +176,7 @@ impl Copying {
         let mut work = self.work();
         let mut stop = first;
         loop {
-            self.watch.sync(&stop.slots)?;
+            self.watch.sync(&stop)?;
             let dirty = self.watch.take_dirty()?;
             let step = work.next(&stop.live, dirty);
             match step {
@@ -249,7 +250,7 @@ impl Copying {
     /// There is no slot for the copy, or what was written cannot be told.
     pub(crate) fn ship_rest(
         &self,
-        task: TaskId,
+        body: &MobileBody,
         header: &Header,
         manifest: impl FnOnce() -> Manifest,
     ) -> Result<(Base, usize), String> {
@@ -269,13 +270,14 @@ impl Copying {
             };
             live_pages = stop.page_count();
             (section, byte_count) =
-                work.copy_rest((self, task), header, &stop, rest, &mut parts)?;
+                work.copy_rest((self, body.id), header, &stop, rest, &mut parts)?;
             // Others may free blocks of a frozen task. Such a free is carried out here or kept for
             // its return, but never goes along: it would be carried out twice.
-            if work.base.word(header.prefix.arena().remote_list_addr()) == Some(0) {
+            let mut lists = header.arenas().map(|arena| arena.arena().remote_list_addr());
+            if lists.all(|list| work.base.word(list) == Some(0)) {
                 break;
             }
-            header.drain_frees();
+            body.drain_frees(header);
         }
         let rest_pages = (byte_count / PAGE_LEN) as u64;
         let record = work.rounds.record();

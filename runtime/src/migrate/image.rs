@@ -13,7 +13,9 @@ use migrt_iso::{PAGE_LEN, SlotId, page};
 use migrt_proto::SlotRef;
 use migrt_proto::wire::{PageRun, ShipSlot};
 
+use crate::task::adopted;
 use crate::task::header::Header;
+use crate::task::prefix::HeaderPrefix;
 
 /// Runs shorter than this are read rather than asked after: a system call costs more.
 const ASK_PAGES: usize = 24;
@@ -49,6 +51,7 @@ pub(crate) fn of(header: &Header) -> Image {
             image.add_live(addr, len);
         }
     }
+    header.adopted().for_each(|arena| image.add_adopted(arena));
     image
 }
 
@@ -70,6 +73,25 @@ pub(crate) fn saved_sp(header: &Header) -> usize {
 }
 
 impl Image {
+    /// The slots of an adopted arena: its live blocks and the page that it is found by.
+    fn add_adopted(&mut self, arena: &HeaderPrefix) {
+        let mut runs = Vec::new();
+        let mut slots = vec![adopted::slot_of(arena)];
+        arena.arena().for_each_live_run(&mut |addr, len| runs.push((addr, len)));
+        arena.arena().for_each_extent(&mut |slot| slots.push(slot));
+        runs.sort_unstable();
+        for slot in slots {
+            self.open(slot);
+            for &(addr, len) in runs.iter().filter(|r| slot.contains(r.0)) {
+                self.add_live(addr, len);
+            }
+            let prefix = adopted::prefix_page(arena);
+            if slot.contains(prefix) {
+                self.add_pages(prefix, 1);
+            }
+        }
+    }
+
     fn open(&mut self, slot: SlotId) {
         self.slots.push(ShipSlot { slot: SlotRef(slot.raw()), runs: Vec::new() });
     }

@@ -51,6 +51,7 @@ use crate::config::Audit;
 use crate::exec::door;
 use crate::fail;
 use crate::net::Part;
+use crate::task::adopted;
 use crate::task::body::{MobileBody, Order};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
@@ -110,7 +111,10 @@ fn leave(task: TaskRef) {
     {
         // A look at what is alive, between two rounds.
         if let Some(header) = body.header() {
+            // Children may run: the list of arenas is theirs too.
+            let _kin = body.kin();
             header.drain_frees();
+            adopted::set_travelled(header);
             copying.take_look(header);
         }
         return stay(task);
@@ -156,7 +160,7 @@ fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bo
     let plan = plan::plan(strategy, first.page_count(), cluster.link_rate(target));
     let Plan { limits: Some(limits), why, .. } = plan else { return false };
     // From now on slots that it gives up are not used again at once.
-    header.prefix.set_travelled(body.id);
+    adopted::set_travelled(header);
     Copying::start(cluster, task, (target, epoch), limits, why, first)
 }
 
@@ -178,7 +182,7 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
         return Err(Refusal::Pinned { what: pins.join(", ") });
     }
     let Some(header) = body.header() else { return check_call(body) };
-    header.drain_frees();
+    body.drain_frees(header);
     let sp = image::saved_sp(header);
     let layout = header.layout();
     if !(layout.stack_low()..layout.tls_start()).contains(&sp) {
@@ -248,9 +252,12 @@ pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: 
     let is_long = body.header().is_some_and(|h| live_pages(h) * PAGE_LEN > LONG_IMAGE);
     if is_long && body.journey().copying.is_none() {
         let task = task.clone();
-        let spawned = std::thread::Builder::new()
-            .name("migrt-shipper".to_owned())
-            .spawn(move || census::clearing(|| ship_now(cluster, &task, epoch, to)));
+        let spawned =
+            std::thread::Builder::new().name("migrt-shipper".to_owned()).spawn(move || {
+                census::clearing(|| ship_now(cluster, &task, epoch, to));
+                // libc keeps the stacks of threads that have ended, and a census reads them.
+                census::clear_stack();
+            });
         if spawned.is_ok() {
             return;
         }
@@ -327,13 +334,14 @@ fn ship_rest(
     body: &MobileBody,
 ) -> Result<(Base, usize), String> {
     prepare(header);
-    copying.ship_rest(header.id, header, || manifest(body))
+    copying.ship_rest(body, header, || manifest(body))
 }
 
-/// Pages of a task's heap that hold live blocks or records.
+/// Pages of a task's heaps that hold live blocks or records.
 fn live_pages(header: &Header) -> usize {
     let mut count = 0;
-    header.prefix.arena().for_each_live_run(&mut |_, len| count += len / PAGE_LEN);
+    let runs = &mut |_, len| count += len / PAGE_LEN;
+    header.arenas().for_each(|arena| arena.arena().for_each_live_run(runs));
     count
 }
 
@@ -355,13 +363,13 @@ fn load(body: &MobileBody) -> Option<Load> {
 
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
-        if base.word(header.prefix.arena().remote_list_addr()) == Some(0) {
+        if header.arenas().all(|a| base.word(a.arena().remote_list_addr()) == Some(0)) {
             let mut manifest = manifest(body);
             let strategy = body.journey().order.map(|order| order.strategy);
             manifest.report.stop_copy(strategy, (base.byte_count() / PAGE_LEN) as u64);
             return Some(Load { manifest, slots: image.slots, base, parts });
         }
-        header.drain_frees();
+        body.drain_frees(header);
     }
 }
 
@@ -421,10 +429,11 @@ fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     task.state.release();
 }
 
-/// The slots of a task, its task slot first.
+/// The slots of a task, its task slot first, those of adopted arenas last.
 pub(crate) fn slots_of(header: &Header) -> Vec<SlotId> {
     let mut slots = vec![header.slot];
     header.prefix.arena().for_each_extent(&mut |slot| slots.push(slot));
+    adopted::slots(header, &mut |slot| slots.push(slot));
     slots
 }
 

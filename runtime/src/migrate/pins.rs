@@ -6,6 +6,8 @@ use crate::task::body::MobileBody;
 
 /// One line for each kind of pin; empty if the task may move.
 pub(crate) fn of(body: &MobileBody) -> Vec<String> {
+    // A child that ends at this moment is waited for (rule 2 of `task/adopted.rs`).
+    let _kin = body.kin();
     let mut pins = Vec::new();
     let mut add = |count: u32, one: &str| {
         if count > 0 {
@@ -15,8 +17,10 @@ pub(crate) fn of(body: &MobileBody) -> Vec<String> {
     add(body.children.load(Ordering::SeqCst), "local task(s) that it started and that still run");
     if let Some(header) = body.header() {
         add(header.pins.load(Ordering::SeqCst), "guard(s) of pin_here");
-        add(header.prefix.fd_pins.load(Ordering::SeqCst), "open file(s) or socket(s)");
-        add(header.prefix.thread_pins.load(Ordering::SeqCst), "OS thread(s) that it started");
+        let fds = header.arenas().map(|arena| arena.fd_pins.load(Ordering::SeqCst)).sum();
+        add(fds, "open file(s) or socket(s)");
+        let threads = header.arenas().map(|arena| arena.thread_pins.load(Ordering::SeqCst)).sum();
+        add(threads, "OS thread(s) that it started");
     }
     pins
 }

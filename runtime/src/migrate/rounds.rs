@@ -19,8 +19,9 @@ use super::remains::{Base, Parts, addr_of, number_of};
 use super::{Manifest, image, slots_of};
 use crate::cluster::Cluster;
 use crate::net::{BulkFeed, Part};
+use crate::task::adopted;
 use crate::task::body::MobileBody;
-use crate::task::header::Header;
+use crate::task::header::{Header, Layout};
 
 /// Pages of a section: 4 MiB, so that one is copied while another is sent, and its head stays far
 /// below the limit of the wire however scattered they are.
@@ -31,21 +32,36 @@ const SECTION_PAGES: u64 = 1024;
 pub(crate) struct Checkpoint {
     /// Its slots, the task slot first.
     pub(super) slots: Vec<SlotId>,
-    /// Live pages of its heap.
+    /// Of these, the ones with a header: its own and those of adopted arenas. What lies above the guard
+    /// in them goes with the frozen task only.
+    pub(super) headed: Vec<SlotId>,
+    /// Live pages of its heaps.
     pub(super) live: PageSet,
 }
 
 impl Checkpoint {
-    /// Of a task that the caller holds.
+    /// Of a task that the caller holds (and its list of arenas: rule 1 of `task/adopted.rs`).
     pub(crate) fn of(header: &Header) -> Checkpoint {
         let mut live = PageSet::new();
-        header.prefix.arena().for_each_live_run(&mut |addr, len| {
-            live.insert(Run::new(number_of(addr), (len / PAGE_LEN) as u64));
-        });
-        Checkpoint { slots: slots_of(header), live }
+        let mut headed = Vec::new();
+        for arena in header.arenas() {
+            headed.push(adopted::slot_of(arena));
+            arena.arena().for_each_live_run(&mut |addr, len| {
+                live.insert(Run::new(number_of(addr), (len / PAGE_LEN) as u64));
+            });
+        }
+        headed.sort_unstable();
+        Checkpoint { slots: slots_of(header), headed, live }
     }
 
-    /// Pages of its heap.
+    /// The part of a slot in which its pages go in rounds: address and length.
+    pub(super) fn watched_part(&self, slot: SlotId) -> (usize, usize) {
+        let is_headed = self.headed.binary_search(&slot).is_ok();
+        let end = if is_headed { Layout { slot }.guard() } else { slot.base() + slot.len() };
+        (slot.base(), end - slot.base())
+    }
+
+    /// Pages of its heaps.
     pub(crate) fn page_count(&self) -> u64 {
         self.live.len()
     }
@@ -60,6 +76,8 @@ pub(super) struct Work {
     /// Written pages that the heap did not list as alive when they were last looked at.
     leftover: PageSet,
     sent: PageSet,
+    /// What the last try to copy the rest has copied.
+    copied: PageSet,
     pub(super) suspects: Suspects,
     /// Sections sent so far.
     sections: u32,
@@ -75,6 +93,7 @@ impl Work {
             feed: None,
             leftover: PageSet::new(),
             sent: PageSet::new(),
+            copied: PageSet::new(),
             suspects: Suspects::default(),
             sections: 0,
             last: None,
@@ -126,8 +145,14 @@ impl Work {
         let mut zero = self.sent.difference(&stop.live);
         zero.add_all(&blank.intersection(&self.sent));
         zero.pages().for_each(|page| self.base.remove(page));
+        // Frees that were carried out since the last try may have emptied whole slots.
+        self.copied.difference(&stop.live).pages().for_each(|page| self.base.remove(page));
         let (from, to) = image::always_shipped(header);
         rest.insert(Run::new(number_of(from), ((to - from) / PAGE_LEN) as u64));
+        for arena in header.adopted() {
+            rest.insert(Run::one(number_of(adopted::prefix_page(arena))));
+        }
+        self.copied = rest.clone();
         let byte_count = rest.len() as usize * PAGE_LEN;
         let list = by_slot(&stop.slots, &rest);
         self.copy(&list, byte_count, parts)?;

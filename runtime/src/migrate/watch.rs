@@ -1,10 +1,11 @@
 //! The heap of a task whose pages are being copied while it runs: which of them it writes.
 //!
 //! Stack, thread-locals and header are not watched: they are written all the time and always go with
-//! the frozen task. Heap slots come and go while rounds are under way; a slot that the task gives up
+//! the frozen task; so do the headers of arenas that it has adopted. Heap slots come and go while rounds are under way; a slot that the task gives up
 //! rests before anybody else uses it (`task::retire`) and is not watched any more by then.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use migrt_iso::track::Tracker;
@@ -12,7 +13,7 @@ use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::transfer::{PageSet, Run};
 
 use super::remains::number_of;
-use crate::task::header::Layout;
+use super::rounds::Checkpoint;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -35,24 +36,25 @@ impl Watch {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The task's slots now, its task slot first: new ones are watched, all their pages dirty.
+    /// The task's slots now: new ones are watched, all their pages dirty.
     ///
     /// # Errors
     /// The kernel's word, or that the rounds are over.
-    pub(crate) fn sync(&self, slots: &[SlotId]) -> Result<(), String> {
+    pub(super) fn sync(&self, stop: &Checkpoint) -> Result<(), String> {
         let mut state = self.lock();
         if state.closed {
             return Err("it was called off".to_owned());
         }
+        let now: BTreeMap<SlotId, (usize, usize)> =
+            stop.slots.iter().map(|&slot| (slot, stop.watched_part(slot))).collect();
+        let is_as_before = |of: &(&SlotId, &(usize, usize))| now.get(of.0) == Some(of.1);
         let gone: Vec<SlotId> =
-            state.watched.keys().copied().filter(|slot| !slots.contains(slot)).collect();
+            state.watched.iter().filter(|of| !is_as_before(of)).map(|of| *of.0).collect();
         gone.into_iter().for_each(|slot| state.drop_slot(slot));
-        for (at, &slot) in slots.iter().enumerate() {
-            if !state.watched.contains_key(&slot) {
-                let end = if at == 0 { Layout { slot }.guard() } else { slot.base() + slot.len() };
-                let range = (slot.base(), end - slot.base());
+        for (&slot, &range) in &now {
+            if let Entry::Vacant(place) = state.watched.entry(slot) {
                 tracker().watch_dirty(range.0, range.1).map_err(|error| error.to_string())?;
-                state.watched.insert(slot, range);
+                place.insert(range);
             }
         }
         Ok(())

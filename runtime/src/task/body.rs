@@ -3,13 +3,15 @@
 use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use migrt_proto::wire::{MoveRecord, Strategy};
 use migrt_proto::{EntryId, Epoch, TaskId};
 
+use super::adopted;
 use super::header::Header;
+use super::parent::ParentPin;
 use super::promise::SlotPromise;
 use super::record::{Body, TaskRef};
 use super::safepoint;
@@ -70,6 +72,10 @@ pub(crate) struct MobileBody {
     pub(crate) children: AtomicU32,
     /// Its last move: when it was frozen, why it was refused. Never held for long.
     journey: Mutex<Journey>,
+    /// Held while arenas change owner (rule 1 of `adopted`).
+    kin: Mutex<()>,
+    /// The mobile task that started it, if it is a child.
+    parent: Option<ParentPin>,
     /// What is on its way, kept as the base of its remains. Held while that is copied.
     shipped: Mutex<Option<Arc<Base>>>,
 }
@@ -90,8 +96,34 @@ impl MobileBody {
             cancel: AtomicBool::new(false),
             children: AtomicU32::new(0),
             journey: Mutex::default(),
+            kin: Mutex::default(),
+            parent: None,
             shipped: Mutex::default(),
         }
+    }
+
+    /// Of a closure that a mobile task has spawned; no home knows of it.
+    pub(crate) fn of_child(header: &Header, parent: ParentPin) -> MobileBody {
+        let at = ptr::from_ref(header).cast_mut();
+        let body = MobileBody::new(header.id, Epoch::FIRST.0, None, at);
+        MobileBody { parent: Some(parent), ..body }
+    }
+
+    /// What it keeps in place, if it is a child.
+    pub(crate) fn parent(&self) -> Option<&ParentPin> {
+        self.parent.as_ref()
+    }
+
+    /// The lock of its list of adopted arenas and of its header's end.
+    pub(crate) fn kin(&self) -> MutexGuard<'_, ()> {
+        self.kin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries out the frees of its blocks by others, for whoever holds the task.
+    pub(crate) fn drain_frees(&self, header: &Header) {
+        let _kin = self.kin();
+        header.drain_frees();
+        adopted::sweep(header);
     }
 
     /// Its header, once it has started. The memory is the task's; only the worker that runs it or

@@ -12,11 +12,13 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use migrt_iso::{SlotClass, SlotId};
 use migrt_proto::TaskId;
 
+use super::child::{Closure, Meeting};
 use super::coro::{Coro, StackBounds, Suspend, TaskYielder};
 use super::prefix::HeaderPrefix;
 use super::record::Record;
@@ -48,7 +50,7 @@ pub(crate) struct Header {
     /// Its address is the same on all nodes (design 2).
     pub(crate) entry: &'static Entry,
     pub(crate) slot: SlotId,
-    /// Pins by `pin_here`, by local tasks it started and by handles bound to this node.
+    /// Pins by `pin_here`.
     pub(crate) pins: AtomicU32,
     pub(crate) coro: UnsafeCell<Option<Coro>>,
     pub(crate) yielder: Cell<*const TaskYielder>,
@@ -65,6 +67,13 @@ pub(crate) struct Header {
     pub(crate) moves: AtomicU32,
     /// CPU time used, in TSC ticks of the nodes it was on, as nanoseconds.
     pub(crate) cpu_ns: AtomicU64,
+    /// The list of adopted arenas, its length, and at which length it is looked through (`adopted`).
+    pub(super) adopted: Cell<*const HeaderPrefix>,
+    pub(super) adopted_count: Cell<u32>,
+    pub(super) sweep_at: Cell<u32>,
+    /// What a child is to run, and where it meets whoever joins it (`child`).
+    pub(super) closure: Cell<Option<Closure>>,
+    pub(super) meeting: Cell<Option<Arc<dyn Meeting>>>,
 }
 
 const _: () = assert!(size_of::<Header>() <= HEADER_SPACE);

@@ -57,6 +57,13 @@ fn move_to(target: NodeId) -> Result<()> {
             "only a mobile task can move: spawn a call of a #[migratable] function",
         ));
     };
+    if header.is_child() {
+        return Err(Error::new(
+            Kind::Move,
+            "a local task (a closure) does not move; the mobile task that started it may, when it \
+             has ended",
+        ));
+    }
     if std::thread::panicking() {
         return Err(Error::new(Kind::Move, "a task that is unwinding does not move"));
     }

@@ -178,10 +178,18 @@ impl JoinWord {
 
     /// The task has ended (or left this node): wakes the joiner, if there is one.
     pub(crate) fn finish(&self) {
+        if let Some(waker) = self.close() {
+            waker.wake();
+        }
+    }
+
+    /// The task has ended: whoever is to be woken, by the caller.
+    #[must_use]
+    pub(crate) fn close(&self) -> Option<Waker> {
         match self.0.swap(ENDED, Ordering::AcqRel) {
-            NOBODY => {}
+            NOBODY => None,
             ENDED => unreachable!("I2: a task ended twice"),
-            word => Waker(word).wake(),
+            word => Some(Waker(word)),
         }
     }
 

@@ -1,4 +1,5 @@
-//! A local task: a closure that runs on the node's heap and its worker's thread-locals.
+//! A local task: a closure that runs on the node's heap and its worker's thread-locals. (What a
+//! *mobile* task spawns is built differently: `child.rs`.)
 //!
 //! The payload of its record is, one after the other:
 //!
@@ -18,7 +19,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::coro::{Coro, TaskYielder};
-use super::parent::ParentPin;
 use super::promise::SlotPromise;
 use super::record::{Body, Record, TaskRef};
 use super::stack::Stack;
@@ -61,8 +61,6 @@ pub(crate) struct LocalBody {
     pub(crate) stack_class: migrt_iso::SlotClass,
     /// Of a stack, until it has one.
     promise: Cell<Option<SlotPromise>>,
-    /// The mobile task that started it, which stays put until this one ends.
-    parent: Cell<Option<ParentPin>>,
 }
 
 impl fmt::Debug for LocalBody {
@@ -135,7 +133,6 @@ impl LocalBody {
     pub(crate) fn new<F, T>(
         closure: F,
         stack_class: migrt_iso::SlotClass,
-        parent: Option<ParentPin>,
         promise: Option<SlotPromise>,
     ) -> LocalBody
     where
@@ -160,7 +157,6 @@ impl LocalBody {
             yielder: Cell::new(std::ptr::null()),
             stack_class,
             promise: Cell::new(promise),
-            parent: Cell::new(parent),
         };
         // SAFETY: a new payload holds nothing.
         unsafe { Cellar::<F>::put(body.payload.get().cast(), closure) };
@@ -198,12 +194,7 @@ impl LocalBody {
         self.worker.load(Ordering::Relaxed) != NO_WORKER
     }
 
-    /// It will not run: its parent may move.
-    pub(crate) fn never_start(&self) {
-        drop(self.parent.take());
-    }
-
-    /// The task has returned: its stack goes back, its parent may move again.
+    /// The task has returned: its stack goes back.
     pub(crate) fn end(&self, worker: &Worker) {
         // SAFETY: only the worker that runs the task touches `coro`; it has returned.
         unsafe { *self.coro.get() = None };
@@ -211,7 +202,6 @@ impl LocalBody {
             stack.set_tenant(std::ptr::null());
             worker.keep_stack(stack);
         }
-        drop(self.parent.take());
     }
 
     /// Takes the outcome out.
@@ -250,12 +240,11 @@ pub(crate) fn new_task<F, T>(
     worker: Option<&Worker>,
     closure: F,
     stack_class: migrt_iso::SlotClass,
-    parent: Option<ParentPin>,
     promise: Option<SlotPromise>,
 ) -> TaskRef
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    TaskRef::new(worker, Body::Local(LocalBody::new(closure, stack_class, parent, promise)))
+    TaskRef::new(worker, Body::Local(LocalBody::new(closure, stack_class, promise)))
 }

@@ -27,7 +27,7 @@ use super::record::TaskRef;
 use super::stack::GUARD_LEN;
 use super::state::Park;
 use super::tls::TlsLayout;
-use super::{dtors, fd_table, retire, tls};
+use super::{adopted, child, dtors, fd_table, retire, tls};
 use crate::clock::Charge;
 use crate::entry::{self, Entry};
 use crate::error::JoinError;
@@ -56,7 +56,7 @@ impl WorkerPart {
         }
     }
 
-    fn take_slot(&self) -> Option<SlotId> {
+    pub(super) fn take_slot(&self) -> Option<SlotId> {
         if let Some(slot) = self.slots.borrow_mut().pop() {
             return Some(slot);
         }
@@ -66,6 +66,11 @@ impl WorkerPart {
             return None;
         }
         Some(taken.slot)
+    }
+
+    /// Where tasks that run here leave node blocks that they free.
+    pub(super) fn node_frees(&self) -> *const NodeFrees {
+        &*self.node_frees
     }
 
     /// Slots are few: gives the node those that are kept.
@@ -196,7 +201,7 @@ fn start<'a>(
 }
 
 /// Makes an empty task in `slot`: header, arena, TLS block, coroutine.
-fn prepare(slot: SlotId, id: TaskId, entry: &'static Entry) -> &'static Header {
+pub(super) fn prepare(slot: SlotId, id: TaskId, entry: &'static Entry) -> &'static Header {
     let layout = Layout { slot };
     let at = layout.header();
     // SAFETY: the slot is ours alone (I3) and long enough; all fields are written before any use.
@@ -218,6 +223,11 @@ fn prepare(slot: SlotId, id: TaskId, entry: &'static Entry) -> &'static Header {
             chaos: Cell::new(false),
             moves: AtomicU32::new(0),
             cpu_ns: AtomicU64::new(0),
+            adopted: Cell::new(ptr::null()),
+            adopted_count: Cell::new(0),
+            sweep_at: Cell::new(0),
+            closure: Cell::new(None),
+            meeting: Cell::new(None),
         });
         &*at
     };
@@ -325,6 +335,9 @@ fn outcome_of_panic(panic: &(dyn Any + Send)) -> Outcome {
 fn end(worker: &Worker, task: TaskRef) {
     let body = task.mobile().expect("a mobile task");
     let header = body.header().expect("a running task has a header");
+    if header.is_child() {
+        return child::end(&task);
+    }
     // SAFETY: the task has returned; only this worker has it, and takes its outcome once.
     let outcome = match unsafe { (*header.outcome.get()).take() } {
         Some(outcome) => outcome,
@@ -339,16 +352,21 @@ fn end(worker: &Worker, task: TaskRef) {
     // The outcome lies in the task's heap: freed by the task's identity, at once.
     // SAFETY: the task does not run, so its thread block and heap are idle.
     unsafe { tls::with_thread_pointer(header.tp(), || drop(outcome)) };
-    header.drain_frees();
     fd_table::forget_fds_of(header.tp());
-    let lives_on = header.prefix.arena().live_blocks() > 0
-        || header.prefix.thread_pins.load(Ordering::Acquire) > 0;
+    // Until the header is forgotten: a child that ends meanwhile must find it whole or not at all.
+    let kin = body.kin();
+    adopted::forget_fds(header);
+    header.drain_frees();
+    adopted::sweep_all(header);
+    let lives_on = adopted::is_in_use(&header.prefix) || header.adopted().next().is_some();
     if lives_on {
         // Before the header is forgotten: a census must see the heap as the task's or as remains.
         crate::migrate::remains::keep_ended(header);
         body.clear_header();
+        drop(kin);
     } else {
         body.clear_header();
+        drop(kin);
         let slot = header.slot;
         // SAFETY: the task has returned, nothing of its heap is alive.
         unsafe { header.prefix.destroy_arena() };

@@ -1,12 +1,16 @@
 //! A task is a thread: stack, thread-locals, heap, in slots whose addresses are equal on all nodes.
 //!
 //! [`spawn`] starts one; [`record`] is what the node knows of it, [`state`] who may touch it;
-//! [`local`] and [`mobile`] are its two kinds; [`coro`] its registers, [`stack`] its stack,
+//! [`local`] and [`mobile`] are its two kinds, [`child`] a closure between them; [`coro`] its registers, [`stack`] its stack,
 //! [`header`] the picture of a mobile task's slot, [`tls`] its thread-locals, [`router`] its heap.
 //! [`current`] answers "who runs here" and holds the one way to wait.
 
+#[expect(unsafe_code, reason = "walks a list through slots that a task owns")]
+pub(crate) mod adopted;
 #[expect(unsafe_code, reason = "points into the slot that a task owns")]
 pub(crate) mod body;
+#[expect(unsafe_code, reason = "hands memory from task to task")]
+pub(crate) mod child;
 #[expect(unsafe_code, reason = "reads and writes the floating-point control words")]
 pub(crate) mod control;
 #[expect(unsafe_code, reason = "places coroutines on stacks that the runtime owns")]

@@ -1,24 +1,43 @@
-//! What ties a local task to the mobile task that started it: while the child lives, its parent stays
-//! put, since the child allocates on this node and its handle belongs to it.
+//! What ties a child to the mobile task that started it: while the child lives, its parent stays
+//! put, since it may wait for the child and both use each other's memory.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::body::MobileBody;
 use super::record::TaskRef;
 
-/// Keeps a mobile task where it is for as long as it lives: a local task that it started.
+/// Keeps a mobile task where it is for as long as it lives, or until it is released.
 #[derive(Debug)]
-pub(crate) struct ParentPin(TaskRef);
+pub(crate) struct ParentPin {
+    task: TaskRef,
+    released: AtomicBool,
+}
 
 impl ParentPin {
     pub(crate) fn new(task: TaskRef) -> ParentPin {
-        let body = task.mobile().expect("a mobile task");
-        body.children.fetch_add(1, Ordering::SeqCst);
-        ParentPin(task)
+        let pin = ParentPin { task, released: AtomicBool::new(false) };
+        pin.body().children.fetch_add(1, Ordering::SeqCst);
+        pin
+    }
+
+    pub(crate) fn task(&self) -> &TaskRef {
+        &self.task
+    }
+
+    pub(crate) fn body(&self) -> &MobileBody {
+        self.task.mobile().expect("a mobile task")
+    }
+
+    /// The task may move again. Under its lock (rule 2 of `adopted`) if it has a header.
+    pub(crate) fn release(&self) {
+        if !self.released.swap(true, Ordering::SeqCst) {
+            self.body().children.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 
 impl Drop for ParentPin {
     fn drop(&mut self) {
-        self.0.mobile().expect("a mobile task").children.fetch_sub(1, Ordering::SeqCst);
+        self.release();
     }
 }

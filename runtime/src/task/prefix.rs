@@ -35,10 +35,15 @@ pub struct HeaderPrefix {
     /// OS threads that the task has started and that still run. Not 0: it must not move, nor may
     /// its slots be used again after its end. Load it with `Acquire`.
     pub thread_pins: AtomicU32,
-    /// The task, once it has moved; its slots are not to be used again at once (`task::retire`).
+    /// The task, once this arena has moved with it: its slots are not to be used again at once
+    /// (`task::retire`).
     travelled: AtomicU64,
     /// What the task allocates now is the node's: it runs code whose memory is the process's.
     node_heap: Cell<bool>,
+    /// The next in the list of arenas that a task has adopted, if this is one (`adopted`).
+    pub(crate) next_adopted: Cell<*const HeaderPrefix>,
+    /// What is dead in its slot was discarded.
+    pub(crate) trimmed: Cell<bool>,
 }
 
 impl HeaderPrefix {
@@ -53,6 +58,8 @@ impl HeaderPrefix {
             thread_pins: AtomicU32::new(0),
             travelled: AtomicU64::new(0),
             node_heap: Cell::new(false),
+            next_adopted: Cell::new(ptr::null()),
+            trimmed: Cell::new(false),
         }
     }
 
@@ -96,10 +103,16 @@ impl HeaderPrefix {
         unsafe { self.arena().destroy(&mut |slot| self.take_back(slot)) };
     }
 
-    /// The task has arrived here from another node, or is about to leave while it runs.
+    /// The arena has arrived here with `task` from another node, or is about to be sent while that runs.
     pub(crate) fn set_travelled(&self, task: TaskId) {
         // Relaxed: whoever sets it holds the task.
         self.travelled.store(task.to_raw(), Ordering::Relaxed);
+    }
+
+    /// Whether another node may have the arena's slots, or keep pages of them.
+    pub(super) fn has_travelled(&self) -> bool {
+        // Relaxed: as in `set_travelled`.
+        self.travelled.load(Ordering::Relaxed) != 0
     }
 
     /// Takes a slot that the task's heap does not need any more. Any thread that holds the task, but

@@ -31,8 +31,9 @@ pub(crate) enum Body {
     Mobile(MobileBody),
 }
 
-/// See the module. `repr(C)` and 16-aligned so that pointers to it have free low bits.
-#[repr(C, align(16))]
+/// See the module. `repr(C)` and aligned so that pointers to it have free low bits, and so that it
+/// fills its block of the allocator.
+#[repr(C, align(64))]
 pub(crate) struct Record {
     pub(crate) state: State,
     refs: AtomicU32,
@@ -105,13 +106,18 @@ impl TaskRef {
             unsafe { fresh.body.get().write(body) };
             return TaskRef(record);
         }
-        let record = Box::new(Record {
-            state: State::new(),
-            refs: AtomicU32::new(1),
-            join: JoinWord::new(),
-            body: UnsafeCell::new(body),
-        });
-        TaskRef(NonNull::from(Box::leak(record)))
+        // Zeros, padding included: what the allocator's block held before, or this stack, would look
+        // like references to tasks' memory for as long as the record is recycled.
+        let record = Box::leak(Box::<Record>::new_zeroed()).as_mut_ptr();
+        // SAFETY: room for a record that nobody has yet; fields are written one by one so that no
+        // padding is copied.
+        unsafe {
+            (&raw mut (*record).state).write(State::new());
+            (&raw mut (*record).refs).write(AtomicU32::new(1));
+            (&raw mut (*record).join).write(JoinWord::new());
+            (&raw mut (*record).body).write(UnsafeCell::new(body));
+            TaskRef(NonNull::new_unchecked(record))
+        }
     }
 
     /// The reference as a word, count included; [`TaskRef::from_raw`] takes it back.
@@ -168,8 +174,14 @@ impl Drop for TaskRef {
 fn recycle(record: NonNull<Record>) {
     // SAFETY: the count is zero: this is the only pointer.
     let body = unsafe { record.as_ref().body.get() };
-    // SAFETY: as above; the old body is dropped, a vacant one written.
-    unsafe { *body = Body::Vacant };
+    // SAFETY: as above.
+    unsafe { std::ptr::drop_in_place(body) };
+    // What it was of stays a live block of the node, and a census would take what is left in it for
+    // references to the task's memory.
+    // SAFETY: as above; dropped just now.
+    unsafe { body.write_bytes(0, 1) };
+    // SAFETY: as above.
+    unsafe { body.write(Body::Vacant) };
     if let Some(worker) = Worker::current()
         && worker.keep_record(record)
     {

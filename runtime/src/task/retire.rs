@@ -2,7 +2,8 @@
 //!
 //! The nodes that such a task visited keep its pages as remains until their collectors have looked
 //! (`migrate::remains`), and accept no other task in those slots before. A slot that were used again
-//! at once would have its next tenant refused there. And as long as the task's arrival is not
+//! at once would have its next tenant refused there; and what a static there reaches stays for good, so
+//! the pool hands such slots out again as late as it can. And as long as the task's arrival is not
 //! settled, a source in doubt may yet go on with its own copy, which lies in them (I3).
 
 use std::collections::VecDeque;
@@ -26,6 +27,11 @@ pub(crate) fn rest(slot: SlotId) {
     unsafe { migrt_iso::page::discard(slot.base(), slot.len()) };
     let mut resting = RESTING.lock().unwrap_or_else(PoisonError::into_inner);
     resting.push_back((Instant::now(), slot));
+}
+
+/// Whether nobody uses the slot for now.
+pub(crate) fn is_resting(slot: SlotId) -> bool {
+    RESTING.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|entry| entry.1 == slot)
 }
 
 /// A slot that the travelled task has given up: its last one at its end, or one in the middle.
@@ -77,6 +83,6 @@ pub(crate) fn wake() {
     let mut resting = RESTING.lock().unwrap_or_else(PoisonError::into_inner);
     while resting.front().is_some_and(|(since, _)| since.elapsed() > REST) {
         let (_, slot) = resting.pop_front().expect("seen above");
-        pool::global().give_clean(slot);
+        pool::global().give_last(slot);
     }
 }

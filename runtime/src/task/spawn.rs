@@ -3,17 +3,20 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem;
+use std::sync::Arc;
 
 use migrt_iso::SlotClass;
 use migrt_proto::wire::Refusal;
 use migrt_proto::{EntryId, NodeId, TaskId};
 
+use super::child::{self, Packet};
 use super::current::{self, on_worker, wait_until};
 use super::handle::JoinHandle;
-use super::local;
-use super::parent::ParentPin;
+use super::header::TASK_CLASS;
 use super::record::TaskRef;
 use super::stack::DEFAULT_CLASS;
+use super::{local, scrub};
 use crate::cluster::cluster;
 use crate::entry::Call;
 use crate::error::{JoinError, SpawnError};
@@ -35,8 +38,9 @@ pub trait Spawn {
 
 /// Starts a task: a closure as a local task, a call of a `#[migratable]` function as a mobile one.
 ///
-/// A *local* task runs on this node, on one worker from its first step to its end. A *mobile* task
-/// may be taken by any worker and moved to any node while it runs.
+/// A *local* task runs on this node from its first step to its end. A *mobile* task may be taken by any
+/// worker and moved to any node while it runs. A local task that a mobile task starts allocates in memory
+/// that becomes the mobile task's when it ends; until then the mobile task is not moved.
 ///
 /// A task that cannot be started (no slot is left, its arguments will not encode) has ended at once,
 /// and its handle's `join` says why; [`try_spawn`] says so at once.
@@ -91,7 +95,7 @@ where
     }
     fn try_spawn(self) -> Result<LocalHandle<T>, SpawnError> {
         let (handle, is_spawned) = spawn_local(self, DEFAULT_CLASS);
-        if is_spawned { Ok(handle) } else { Err(no_slot(DEFAULT_CLASS.slot_len())) }
+        if is_spawned { Ok(handle) } else { Err(no_slot(handle.slot_len())) }
     }
 }
 
@@ -105,30 +109,26 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let from_mobile = current::mobile().is_some();
+    if current::mobile().is_some() {
+        let started = child::spawn(closure);
+        let is_spawned = started.is_some();
+        return (
+            LocalHandle { inner: started.map_or(Inner::OutOfSlots, Inner::Child) },
+            is_spawned,
+        );
+    }
     let (task, is_spawned) = on_worker(|worker| {
-        let parent = match worker.and_then(|w| w.task()) {
-            Some(record) if from_mobile => Some(ParentPin::new(worker_task(record))),
-            _ => None,
-        };
         let promise = door::promise_slot(class);
         let is_spawned = promise.is_some();
-        let task = local::new_task(worker, closure, class, parent, promise);
+        let task = local::new_task(worker, closure, class, promise);
         if is_spawned {
             door::push(task.clone());
         } else {
-            task.local().never_start();
             task.join.finish();
         }
         (task, is_spawned)
     });
-    (LocalHandle { task: Some(task), _result: PhantomData }, is_spawned)
-}
-
-fn worker_task(record: &super::record::Record) -> TaskRef {
-    // SAFETY: the worker runs it, so it holds a reference; the clone counts one more.
-    let task = std::mem::ManuallyDrop::new(unsafe { TaskRef::from_raw(record) });
-    TaskRef::clone(&task)
+    (LocalHandle { inner: Inner::Local(task, PhantomData) }, is_spawned)
 }
 
 /// Starts a call on the node `target`, as a mobile task whose home is this node. The call travels,
@@ -209,10 +209,21 @@ fn start_encoded(
 
 /// The handle of a local task. Dropping it lets the task run on by itself.
 ///
-/// It belongs to this node: a mobile task that holds one is not moved.
+/// A mobile task stays where it is while a closure that it spawned runs. Once the closure has ended the
+/// task may move, its handles and what they are yet to give included.
 pub struct LocalHandle<T> {
-    task: Option<TaskRef>,
-    _result: PhantomData<fn() -> T>,
+    inner: Inner<T>,
+}
+
+enum Inner<T> {
+    /// Spawned by anybody else than a mobile task.
+    Local(TaskRef, PhantomData<fn() -> T>),
+    /// Spawned by a mobile task: an address in a slot of that task's.
+    Child(Arc<Packet<T>>),
+    /// There was no slot for it.
+    OutOfSlots,
+    /// It was joined or dropped.
+    Spent,
 }
 
 impl<T> fmt::Debug for LocalHandle<T> {
@@ -222,35 +233,62 @@ impl<T> fmt::Debug for LocalHandle<T> {
 }
 
 impl<T> LocalHandle<T> {
+    /// Length of the slot that its task takes.
+    fn slot_len(&self) -> usize {
+        match &self.inner {
+            Inner::Local(..) | Inner::Spent => DEFAULT_CLASS.slot_len(),
+            Inner::Child(_) | Inner::OutOfSlots => TASK_CLASS.slot_len(),
+        }
+    }
+
     /// Waits for the task's end and gives its result.
     ///
     /// # Errors
     /// [`JoinError::Panicked`] with the panic's text; [`JoinError::OutOfSlots`] when there was no
     /// stack for it.
-    pub fn join(mut self) -> Result<T, JoinError> {
-        let task = self.task.take().expect("taken only here and in drop");
-        if !task.join.is_ended() {
-            wait_until(|waker| task.join.set_waiter(waker).then_some(()));
+    #[inline(always)]
+    pub fn join(self) -> Result<T, JoinError> {
+        scrub::below::<{ scrub::DEEP }>();
+        self.wait()
+    }
+
+    #[inline(never)]
+    fn wait(mut self) -> Result<T, JoinError> {
+        match mem::replace(&mut self.inner, Inner::Spent) {
+            Inner::Local(task, _) => {
+                if !task.join.is_ended() {
+                    wait_until(|waker| task.join.set_waiter(waker).then_some(()));
+                }
+                on_worker(|_| {
+                    // SAFETY: the handle's type is the task's; it has ended and is joined once.
+                    let outcome = unsafe { task.local().take_outcome::<T>() };
+                    drop(task);
+                    outcome
+                })
+            }
+            Inner::Child(packet) => child::join(packet),
+            Inner::OutOfSlots => Err(JoinError::no_slot(TASK_CLASS.slot_len())),
+            Inner::Spent => unreachable!("a handle is joined once"),
         }
-        on_worker(|_| {
-            // SAFETY: the handle's type is the task's; it has ended and is joined once.
-            let outcome = unsafe { task.local().take_outcome::<T>() };
-            drop(task);
-            outcome
-        })
     }
 
     /// Whether the task has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.task.as_ref().is_none_or(|task| task.join.is_ended())
+        match &self.inner {
+            Inner::Local(task, _) => task.join.is_ended(),
+            Inner::Child(packet) => packet.is_ended(),
+            Inner::OutOfSlots | Inner::Spent => true,
+        }
     }
 }
 
 impl<T> Drop for LocalHandle<T> {
     fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
-            on_worker(|_| drop(task));
+        match mem::replace(&mut self.inner, Inner::Spent) {
+            Inner::Local(task, _) => on_worker(|_| drop(task)),
+            Inner::Child(packet) => packet.abandon(),
+            Inner::OutOfSlots | Inner::Spent => {}
         }
     }
 }

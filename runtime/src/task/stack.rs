@@ -51,6 +51,12 @@ pub(crate) fn tenant_sp(slot: SlotId) -> Option<usize> {
     Some(coro.as_ref().map_or(0, |coro| coro.saved_sp()))
 }
 
+/// Whether a task is on the stack in `slot`, which is in the registry.
+pub(crate) fn has_tenant(slot: SlotId) -> bool {
+    // SAFETY: the top of a stack of the registry is mapped; only the word is looked at.
+    !unsafe { (*tenant(slot)).load(Ordering::Acquire) }.is_null()
+}
+
 /// One past the highest stack byte of the stack in `slot`.
 pub(crate) fn base_of(slot: SlotId) -> usize {
     slot.base() + slot.len() - TOP_LEN
@@ -69,12 +75,14 @@ pub(crate) struct Stack {
 impl Stack {
     fn new(class: SlotClass) -> Option<Stack> {
         let slot = pool::global().take(class)?;
+        // Registered as long as it has its guard: who looks into slots must know of those.
+        let mut registry = registry();
         // SAFETY: the slot was just taken: it is ours (I3) and nothing lies in it.
         if unsafe { guard::install(slot.base(), GUARD_LEN) }.is_err() {
             pool::global().give_clean(slot);
             return None;
         }
-        registry().insert(slot);
+        registry.insert(slot);
         Some(Stack { slot })
     }
 
@@ -93,8 +101,9 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        registry().remove(&self.slot);
+        let mut registry = registry();
         pool::global().give_clean(self.slot);
+        registry.remove(&self.slot);
     }
 }
 

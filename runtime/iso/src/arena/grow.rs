@@ -68,7 +68,15 @@ impl Arena {
         };
         extent.mark_taken(first, count, false);
         extent.busy.set(extent.busy.get() + 1);
-        (extent.page_addr(first), dirty * PAGE_LEN)
+        let addr = extent.page_addr(first);
+        if dirty == count {
+            // What the tenant leaves of its last page would show what was there before, perhaps
+            // addresses: an audit reads whole blocks.
+            let end = size.next_multiple_of(8);
+            // SAFETY: the rest of a block that was just taken.
+            unsafe { ((addr + end) as *mut u8).write_bytes(0, count * PAGE_LEN - end) };
+        }
+        (addr, dirty * PAGE_LEN)
     }
 
     /// A new span of `class` in its list: its address, or 0.

@@ -6,6 +6,7 @@
 use super::span::{MINI_LEN, Span};
 use super::{Arena, Extent, Found, Page};
 use crate::page::PAGE_LEN;
+use crate::slot::SlotId;
 
 impl Arena {
     /// Calls `seen` with address and length of each run of pages that holds live blocks or the heap's
@@ -56,6 +57,32 @@ impl Arena {
         let contains = |extent: &&Extent| addr.wrapping_sub(extent.base()) < extent.len();
         let extent = self.extents().chain(self.huge_extents()).find(contains)?;
         // SAFETY: an extent of this heap, which nobody changes meanwhile.
+        unsafe { Arena::block_in(extent, addr) }
+    }
+
+    /// As [`block_of`](Self::block_of), of whichever heap has an extent there: without a walk over the
+    /// extents of one.
+    ///
+    /// # Safety
+    ///
+    /// - `addr` lies outside of the region, or in a slot whose first page is readable
+    /// - nobody changes the heap that lies there meanwhile
+    #[must_use]
+    pub unsafe fn live_block_at(addr: usize) -> Option<(usize, usize)> {
+        // SAFETY: the caller's promise.
+        let extent = unsafe { Extent::of(addr) }?;
+        if addr - extent.base() >= extent.len() {
+            return None;
+        }
+        // SAFETY: an extent, which nobody changes meanwhile.
+        unsafe { Arena::block_in(extent, addr) }
+    }
+
+    /// # Safety
+    ///
+    /// - nobody changes the extent meanwhile, and `addr` lies in it
+    unsafe fn block_in(extent: &Extent, addr: usize) -> Option<(usize, usize)> {
+        // SAFETY: the caller's promise.
         match unsafe { Arena::find_in(extent, addr) }? {
             Found::Small(_, span, block) => {
                 span.is_live(block).then(|| (span.block_addr(block), span.size()))
@@ -97,6 +124,23 @@ impl Arena {
         let mut sum = 0;
         self.for_each_block(&mut |_, len| sum += len);
         sum
+    }
+
+    /// The heap that has an extent in `slot`, if one has.
+    ///
+    /// # Safety
+    ///
+    /// - the first page of the slot is readable
+    #[must_use]
+    pub unsafe fn of_slot(slot: SlotId) -> Option<*const Arena> {
+        // SAFETY: the caller's promise.
+        unsafe { Extent::of(slot.base()) }.map(|extent| extent.arena().cast_const())
+    }
+
+    /// Whether no block is alive. Looks at each extent, not at the blocks.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.extents().chain(self.huge_extents()).all(|extent| extent.busy.get() == 0)
     }
 
     /// Number of live blocks.

@@ -33,6 +33,8 @@ pub(super) struct ClassPool {
     fresh: [FreshRange; RANGE_COUNT],
     /// Tops of the clean, warm and furnished stacks: index plus one.
     tops: [u32; 3],
+    /// Clean slots that are taken last, oldest first.
+    worn: Worn,
     pub(super) free_count: u32,
     pub(super) owned_count: u32,
     /// Free slots that will never be taken, found so far.
@@ -43,6 +45,7 @@ impl ClassPool {
     pub(super) const EMPTY: ClassPool = ClassPool {
         fresh: [FreshRange { next: 0, end: 0 }; RANGE_COUNT],
         tops: [0; 3],
+        worn: Worn { first: 0, last: 0, count: 0 },
         free_count: 0,
         owned_count: 0,
         passed_over: 0,
@@ -116,11 +119,48 @@ impl Locked<'_> {
         self.free_count += 1;
     }
 
+    /// Puts a clean slot behind all others.
+    pub(super) fn give_last(&mut self, slot: SlotId) {
+        self.expect(slot, State::Used, "give");
+        let word = Word { state: State::Clean, next: 0, warm_pages: 0 };
+        self.table.store(self.class, slot.index(), word);
+        let number = slot.index() + 1;
+        match self.worn.last.checked_sub(1) {
+            Some(last) => self.table.store(self.class, last, Word { next: number, ..word }),
+            None => self.worn.first = number,
+        }
+        self.worn.last = number;
+        self.worn.count += 1;
+        self.free_count += 1;
+    }
+
+    /// The oldest of the worn slots.
+    fn take_worn(&mut self) -> Option<u32> {
+        let index = self.worn.first.checked_sub(1)?;
+        let word = self.table.load(self.class, index);
+        assert!(word.state == State::Clean, "I3: a worn slot is {:?}", word.state);
+        self.worn.first = word.next;
+        if word.next == 0 {
+            self.worn.last = 0;
+        }
+        self.worn.count -= 1;
+        Some(index)
+    }
+
+    /// Takes a clean slot: one that was used before, a fresh one, a worn one; worn ones first when they
+    /// are many.
+    fn take_clean(&mut self) -> Option<u32> {
+        if let Some(index) = self.pop(State::Clean) {
+            return Some(index);
+        }
+        let worn = if self.worn.count > WORN_MAX { self.take_worn() } else { None };
+        worn.or_else(|| self.take_fresh()).or_else(|| self.take_worn())
+    }
+
     /// Takes a slot from the first of the stacks that has one; after `Clean` come the fresh ranges.
     pub(super) fn take(&mut self, from: &[State]) -> Option<SlotId> {
         let index = from.iter().find_map(|&state| {
-            let stacked = self.pop(state);
-            if state == State::Clean { stacked.or_else(|| self.take_fresh()) } else { stacked }
+            if state == State::Clean { self.take_clean() } else { self.pop(state) }
         })?;
         self.table.store(self.class, index, Word::bare(State::Used));
         self.free_count -= 1;
@@ -261,6 +301,18 @@ impl Locked<'_> {
         }
         self.free_count += end - first - kept;
     }
+}
+
+/// So many worn slots wait before one of them is taken again instead of a fresh one. Each costs a few
+/// pages of the kernel's tables.
+const WORN_MAX: u32 = 4096;
+
+/// A queue through the slots' words: numbers of slots plus one, 0 for none.
+#[derive(Debug)]
+struct Worn {
+    first: u32,
+    last: u32,
+    count: u32,
 }
 
 fn stack(state: State) -> usize {

@@ -361,7 +361,7 @@ impl Core {
                 Item::Frame(to, frame) if to == self.members.me.node => {
                     let residence = self.residence(&frame);
                     self.frame(now, to, frame);
-                    self.settled(residence);
+                    self.settled_at_once(residence);
                 }
                 Item::Frame(to, frame) if self.is_home_to_come(to, &frame) => {
                     let task = frame.home_task().expect("it goes to a home");
@@ -370,7 +370,7 @@ impl Core {
                 Item::Frame(to, frame)
                     if self.members.place(to).is_none() && self.members.has_died(to) =>
                 {
-                    self.settled(self.residence(&frame));
+                    self.settled_at_once(self.residence(&frame));
                 }
                 Item::Frame(to, frame) => {
                     let residence = self.residence(&frame);
@@ -409,6 +409,13 @@ impl Core {
     fn settled(&mut self, residences: impl IntoIterator<Item = (TaskId, Epoch)>) {
         let settled = residences.into_iter().map(|(task, epoch)| Action::Settled { task, epoch });
         self.actions.extend(settled);
+    }
+
+    /// As [`Self::settled`], but behind what is decided already: the `Thaw` that it is about.
+    fn settled_at_once(&mut self, residence: Option<(TaskId, Epoch)>) {
+        if let Some((task, epoch)) = residence {
+            self.out.act(Action::Settled { task, epoch });
+        }
     }
 
     fn take_settled(&mut self) {

@@ -23,7 +23,7 @@ use crate::cluster::cluster;
 use crate::task::body::MobileBody;
 use crate::task::header::{Header, Layout};
 use crate::task::prefix::HeaderPrefix;
-use crate::task::stack;
+use crate::task::{adopted, child, stack};
 
 /// How long the world may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_millis(25);
@@ -70,7 +70,9 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
             let left = collect();
             let took = since.elapsed();
             tracing::trace!(left, ?took, "remains collected");
+            census::clear_stack();
             std::thread::sleep(took * SHARE);
+            census::clear_stack();
         }
     })?;
     Ok(())
@@ -102,8 +104,12 @@ pub(crate) fn collect_if_due() {
 #[inline(never)]
 pub(crate) fn collect() -> usize {
     // From here down the stack holds addresses of what is looked for.
-    let mark = 0usize;
-    collect_from(&raw const mark as usize)
+    // The 128 bytes below the address count too, as a red zone: they are the mark's own.
+    let mark = std::hint::black_box([0usize; 16 + 1]);
+    let left = collect_from(&raw const mark[16] as usize);
+    // The next to collect may be another thread, for whom this stack is one like all others.
+    census::clear_stack();
+    left
 }
 
 #[inline(never)]
@@ -115,6 +121,7 @@ fn collect_from(caller: usize) -> usize {
     // Taken before the stop, so that no stopped thread holds them.
     let transit = super::transit();
     let stacks = stack::registry();
+    let children = child::registry::lock();
     let mut marking = Marking::new(&table);
     let sight = TaskSight { worker_tp, worker_rsp };
     let Some(mut scratch) = Scratch::new(sight) else { return table.len() };
@@ -133,6 +140,10 @@ fn collect_from(caller: usize) -> usize {
             for &slot in stacks.iter() {
                 marking.scan_local(slot, stopped);
             }
+            for &slot in children.iter() {
+                // SAFETY: a child's slot, its header made before it was registered.
+                marking.scan_task(unsafe { &*Layout { slot }.header() }, stopped);
+            }
             for &slot in transit.iter().flat_map(|entry| &entry.1) {
                 marking.scan_present(slot.base(), slot.len());
             }
@@ -143,6 +154,7 @@ fn collect_from(caller: usize) -> usize {
             }
         })
     });
+    drop(children);
     drop(stacks);
     drop(transit);
     if stopped.is_none() || !complete {
@@ -204,6 +216,7 @@ impl Marking {
             .prefix
             .arena()
             .for_each_extent(&mut |slot| self.scan_present(slot.base(), slot.len()));
+        adopted::slots(header, &mut |slot| self.scan_present(slot.base(), slot.len()));
     }
 
     /// The stack of a local task, if it has one.

@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use migrt_iso::arena::Arena;
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::transfer::Page;
 
@@ -33,7 +34,7 @@ use super::base::{addr_of, number_of};
 use super::{Base, Kept};
 use crate::census;
 use crate::symbols;
-use crate::task::header::{Header, Layout};
+use crate::task::header::Layout;
 
 const PAGE_WORDS: usize = PAGE_LEN / 8;
 /// Counts above are none.
@@ -54,6 +55,8 @@ pub(crate) struct Merge {
     absent: BTreeSet<Page>,
     /// The page that is coming, and how much of it has.
     partial: (usize, Vec<u8>),
+    /// Heads of the lists of remote frees: of the task's heap and of those it had adopted, ascending.
+    frees: Vec<usize>,
     /// Words that both sides have changed.
     conflict: Option<usize>,
 }
@@ -96,7 +99,8 @@ impl Merge {
             Arc::try_unwrap(base).expect("a base has one owner once its task is elsewhere");
         let absent = version.pages().map(number_of).collect();
         let (before, partial) = (BTreeMap::new(), (0, Vec::with_capacity(PAGE_LEN)));
-        Merge { kept, version, before, absent, partial, conflict: None }
+        let frees = remote_lists(&kept.slots);
+        Merge { kept, version, before, absent, partial, frees, conflict: None }
     }
 
     /// The slots of the remains.
@@ -179,11 +183,10 @@ impl Merge {
         }
     }
 
-    /// Brings `page` from its last version to the task's. The head of the list of remote frees is
+    /// Brings `page` from its last version to the task's. The head of a list of remote frees is
     /// left out if the node has changed it too: the node's frees are carried out then, and blocks
     /// freed from afar at the last moment elsewhere stay allocated.
     fn merge(&mut self, page: usize, task: &PageBytes) {
-        let frees = self.header().prefix.arena().remote_list_addr();
         let version = self.version(page);
         for at in 0..PAGE_WORDS {
             let word = |bytes: &PageBytes| {
@@ -198,7 +201,7 @@ impl Merge {
             // hence an atomic.
             let place = unsafe { &*(addr as *const AtomicUsize) };
             let node = place.load(Ordering::Relaxed);
-            if addr == frees && node != base {
+            if node != base && self.frees.binary_search(&addr).is_ok() {
                 continue;
             }
             match (Word { base, node, task }).verdict(|| self.is_count(addr)) {
@@ -220,20 +223,15 @@ impl Merge {
 
     /// Whether the word is one of the first two of its block, as an `Arc`'s counts are.
     fn is_count(&self, addr: usize) -> bool {
-        let header = self.header();
-        let block = header.prefix.arena().block_of(addr);
+        // SAFETY: an address in kept slots, in whose heaps nobody allocates.
+        let block = unsafe { Arena::live_block_at(addr) };
         block.is_some_and(|(start, len)| len >= 24 && addr - start < 16)
-    }
-
-    /// The header among the remains: as the node has it.
-    fn header(&self) -> &Header {
-        // SAFETY: the first slot of remains is a task slot, its header page kept whole.
-        unsafe { &*Layout { slot: self.kept.slots[0] }.header() }
     }
 
     /// Says which static leads to the word.
     fn explain(&self, addr: usize) -> String {
-        let block = self.header().prefix.arena().block_of(addr);
+        // SAFETY: as in `is_count`.
+        let block = unsafe { Arena::live_block_at(addr) };
         let name = block
             .and_then(|(start, len)| static_that_reaches(start, len))
             .or_else(|| self.kept.slots.iter().find_map(|s| static_that_reaches(s.base(), s.len())))
@@ -245,6 +243,16 @@ impl Merge {
              or move the task to another node"
         )
     }
+}
+
+/// The heads of the lists of remote frees of heaps that lie in remains.
+fn remote_lists(slots: &[SlotId]) -> Vec<usize> {
+    // SAFETY: kept slots: their memory is there.
+    let arena = |slot: &SlotId| unsafe { Arena::of_slot(*slot).and_then(|arena| arena.as_ref()) };
+    let mut all: Vec<_> = slots.iter().filter_map(arena).map(Arena::remote_list_addr).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 fn name_is_header(addr: usize, slots: &[SlotId]) -> bool {

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use migrt_iso::{SlotId, page, pool};
 use migrt_proto::TaskId;
 
+use crate::task::adopted;
 use crate::task::header::Header;
 
 pub(crate) use base::{Base, Parts, addr_of, is_copies, number_of};
@@ -80,6 +81,7 @@ fn discard_dead(header: &Header, base: &Base) {
     let mut alive = Vec::new();
     header.prefix.arena().for_each_live_run(&mut |addr, len| alive.push((addr, len)));
     alive.extend(base.stack_pages(layout.stack_low(), slot.base() + slot.len()));
+    adopted::live_runs(header, &mut |addr, len| alive.push((addr, len)));
     for slot in super::slots_of(header) {
         let end = slot.base() + slot.len();
         let mut from = slot.base();

@@ -1,6 +1,7 @@
 //! A heap on slots of its own, and what must hold of it.
 
 mod model;
+mod questions;
 mod stop;
 mod threads;
 
