@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, Kind, Result};
-use crate::migrate::strategy::Strategy;
+use crate::strategy::Strategy;
 
 /// The nodes of a cluster at most.
 pub(crate) const NODES_MAX: u16 = 1024;

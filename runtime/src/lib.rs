@@ -32,6 +32,7 @@ mod config;
 mod error;
 #[expect(unsafe_code, reason = "sends this thread a signal")]
 mod fail;
+mod strategy;
 mod sync;
 
 #[expect(unsafe_code, reason = "reads memory that the rest of the node uses")]
@@ -73,7 +74,7 @@ pub use builder::Builder;
 pub use cluster::metrics::{Metrics, cluster_metrics, metrics};
 pub use entry::{Argument, Output};
 pub use error::{Error, JoinError, Result, SpawnError};
-pub use migrate::strategy::Strategy;
+pub use strategy::Strategy;
 pub use task::current::yield_now;
 pub use task::handle::{JoinHandle, TaskInfo, TaskState};
 pub use task::here::{here, migrate_to, moves, nodes};

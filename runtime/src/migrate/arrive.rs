@@ -20,11 +20,12 @@ use migrt_proto::{EntryId, Epoch, NodeId, SlotRef, TaskId};
 use super::Manifest;
 use super::installer::{self, Installer};
 use super::remains::{self, Kept, Merge};
-use crate::cluster::{Cluster, home};
+use crate::cluster::Cluster;
+use crate::exec::door;
 use crate::net::BulkSink;
 use crate::task::adopted;
 use crate::task::body::{Call, MobileBody};
-use crate::task::header::{Header, Layout};
+use crate::task::header::{Header, Layout, TASK_CLASS};
 use crate::task::mobile;
 use crate::task::promise::SlotPromise;
 use crate::task::record::{Body, TaskRef};
@@ -174,6 +175,9 @@ impl Arrival {
             _promise: promise,
         });
         let body = MobileBody::new(self.task, epoch.0, call, header);
+        if let Some(merge) = copy.merge {
+            merge.drop_later();
+        }
         body.set_arrival(record);
         TaskRef::new(None, Body::Mobile(body))
     }
@@ -290,7 +294,8 @@ fn check_entry(section: &Section, copy: &mut Copy) -> Result<(), String> {
         return Err("a started task comes with slots, another with a call".to_owned());
     }
     if manifest.args.is_some() {
-        copy.promise = Some(home::promise_slot().map_err(|why| why.to_string())?);
+        let promise = door::promise_slot(TASK_CLASS);
+        copy.promise = Some(promise.ok_or("this node has no free slot left for the task")?);
     }
     Ok(())
 }

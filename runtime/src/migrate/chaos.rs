@@ -38,7 +38,7 @@ pub(crate) fn suspended(body: &MobileBody, why: Suspend) -> Suspend {
         // Refused while another move is under way, which is as good.
         if cluster
             .tell(|core, now| {
-                core.order(now, body.id, next, super::strategy::of_oneself().to_wire())
+                core.order(now, body.id, next, crate::strategy::of_oneself().to_wire())
             })
             .is_ok()
         {

@@ -13,6 +13,7 @@
 //! (rule 1 of `migrt_iso::track`). Nobody reads it before the commit (rule 2 of the hand-off).
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use migrt_iso::PAGE_LEN;
 use migrt_proto::transfer::{Limits, Rounds, Step};
@@ -29,6 +30,17 @@ use crate::fail;
 use crate::task::body::MobileBody;
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
+
+/// How long a departed task's pages are watched on.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// Rounds of tasks that have left, whose pages are watched still. Nobody else may watch them before
+/// that has ended.
+static LINGERING: Mutex<Vec<Arc<Copying>>> = Mutex::new(Vec::new());
+
+fn lingering() -> MutexGuard<'static, Vec<Arc<Copying>>> {
+    LINGERING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The rounds of one try of a move.
 #[derive(Debug)]
@@ -76,6 +88,10 @@ impl Copying {
             news: Condvar::new(),
             work: Mutex::new(Work::new(Rounds::new(limits, cluster.link_rate(to.0)))),
         });
+        // The task may have been here just now, and have come back.
+        for other in std::mem::take(&mut *lingering()) {
+            other.watch.close();
+        }
         let body = task.mobile().expect("only mobile tasks move");
         // Before the thread: the target's answers look for it there.
         body.journey().copying = Some(copying.clone());
@@ -134,6 +150,13 @@ impl Copying {
         self.news.notify_all();
     }
 
+    /// The task is another node's: as [`Copying::end`], and the watching ends a little later, since
+    /// ending it takes the kernel milliseconds that the hand-off needs.
+    pub(crate) fn end_later(self: &Arc<Copying>) {
+        lingering().push(self.clone());
+        self.end();
+    }
+
     /// The task ends, and its slots with it: as [`Copying::end`], and done when it returns.
     pub(crate) fn close(&self) {
         self.end();
@@ -152,6 +175,10 @@ impl Copying {
             while !state.over {
                 state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
+        }
+        if lingering().iter().any(|other| std::ptr::eq(&raw const **other, self)) {
+            std::thread::sleep(LINGER);
+            lingering().retain(|other| !std::ptr::eq(&raw const **other, self));
         }
         self.watch.close();
         // Dropped here, which breaks the stream off if it was not finished.

@@ -28,7 +28,6 @@ pub(crate) mod record;
 pub(crate) mod remains;
 #[expect(unsafe_code, reason = "reads pages of tasks that run")]
 mod rounds;
-pub(crate) mod strategy;
 pub(crate) mod watch;
 
 use std::sync::Arc;
@@ -422,7 +421,10 @@ fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     tracing::debug!(task = %body.id, to = to.0, "left");
     if let Some(header) = body.header() {
         let base = body.shipped().take().expect("it was shipped before it was another node's");
-        end_rounds(body);
+        let copying = body.journey().copying.take();
+        if let Some(copying) = copying {
+            copying.end_later();
+        }
         remains::keep_departed(header, base);
     }
     body.clear_header();

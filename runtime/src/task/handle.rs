@@ -15,7 +15,7 @@ use super::scrub;
 use crate::cluster::ask;
 use crate::entry::{self, Output};
 use crate::error::{Error, JoinError, Kind, Result};
-use crate::migrate::strategy::{self, Strategy};
+use crate::strategy::{self, Strategy};
 
 /// What is known of a task: [`JoinHandle::info`].
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use super::current::{self, on_worker, to_callers_heap};
 use super::scrub;
 use crate::cluster::cluster;
 use crate::error::{Error, Kind, Result};
-use crate::migrate::strategy;
+use crate::strategy;
 
 /// The node the caller runs on now. A mobile task may be elsewhere after its next suspension.
 #[must_use]

@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
     // The ground floor: words and tools that all share.
     &[
         "census", "clock", "config", "entry", "error", "fail", "fence", "machine", "symbols",
-        "sync", "trace", "warm",
+        "strategy", "sync", "trace", "warm",
     ],
 ];
 
@@ -45,6 +45,8 @@ const WAYS_UP: &[(&str, &str, &str)] = &[
     ("task", "cluster::home", "a task that has ended is told of to its home"),
     ("task", "migrate::depart", "a task that suspended in order to leave is handed over"),
     ("task", "migrate::chaos", "chaos mode orders a move at each suspension"),
+    ("task", "migrate::copying", "a task's record knows of the rounds that its pages go in"),
+    ("task", "migrate::end_rounds", "a task that ends has no more rounds"),
     ("task", "migrate::remains", "a task that ended while memory of it lives on leaves remains"),
     ("task", "exec::worker", "a task runs with its worker's warm stacks, slots and records"),
 ];

@@ -25,6 +25,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use migrt_iso::arena::Arena;
 use migrt_iso::{PAGE_LEN, SlotId};
@@ -162,6 +163,21 @@ impl Merge {
         let Merge { mut kept, version, .. } = self;
         kept.base = Some(Arc::new(version));
         kept
+    }
+
+    /// The task is back: its copies are of no use any more. Many are given back by a thread of its
+    /// own, when the task has begun to run: it takes the kernel milliseconds.
+    pub(crate) fn drop_later(self) {
+        const MANY: usize = 1 << 20;
+        const A_LITTLE: Duration = Duration::from_millis(20);
+        if self.version.byte_count() < MANY {
+            return;
+        }
+        // If there is no thread to be had, it is dropped here.
+        let _ = std::thread::Builder::new().name("migrt-dropper".to_owned()).spawn(move || {
+            std::thread::sleep(A_LITTLE);
+            census::clearing(|| drop(self));
+        });
     }
 
     fn page(&mut self, page: usize, task: &PageBytes) {
