@@ -6,7 +6,9 @@
 //! how long something took.
 
 mod bare;
+mod claims;
 mod clock;
+mod compare;
 mod hop;
 mod idle;
 mod load;
@@ -25,6 +27,7 @@ mod stats;
 mod steady;
 mod swarm;
 mod switch;
+mod time_line;
 
 use std::process::ExitCode;
 
@@ -53,6 +56,7 @@ enum Experiment {
     /// reads and writes its heap.
     Hop(hop::Options),
     /// The strategies beside each other, for tasks that mostly read and that mostly write.
+    Compare(compare::Options),
     /// A task that comes back: the second trip beside the first.
     Return(round_trip::Options),
     /// Many small tasks to another node at once.
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.experiment {
         Experiment::Hop(options) => hop::run(options),
+        Experiment::Compare(options) => compare::run(options),
         Experiment::Return(options) => round_trip::run(options),
         Experiment::Swarm(options) => swarm::run(options),
         Experiment::Spawn(options) => spawn::run(&options),

@@ -31,10 +31,18 @@ pub struct Hop {
 }
 
 impl Hop {
-    /// When the task stood still and when it went on, by the task's own log and the record.
+    /// When the task stood still and when it went on, by its own log.
     pub fn pause(&self, progress: &Progress) -> Option<(u64, u64)> {
-        let resumed = progress.arrival(self.moves)?.at;
-        Some((resumed.saturating_sub(self.record.pause_us * 1_000), resumed))
+        let arrival = progress.arrival(self.moves)?;
+        let pause_ns = arrival.gap.max(self.record.pause_us * 1_000);
+        Some((arrival.at.saturating_sub(pause_ns), arrival.at))
+    }
+
+    /// For how long, in microseconds: what the task saw, or the record if that is more. The task
+    /// does not see what fell into a rest of its own; the record leaves out the wire.
+    pub fn stood_us(&self, progress: &Progress) -> f64 {
+        self.pause(progress)
+            .map_or(self.record.pause_us as f64, |(from, to)| (to - from) as f64 / 1e3)
     }
 }
 

@@ -120,7 +120,10 @@ fn report(title: String, hops: &[Hop], exchanges: Vec<f64>, progress: &Progress)
         report.add("hop.gap_us_median", gap.median(), "us", "the same, as the task itself saw it");
         report.add("hop.gap_us_p99", gap.quantile(0.99), "us", "");
     }
-    let total = of(&|hop| hop.record.total_us as f64);
+    let stood = of(&|hop| hop.stood_us(progress));
+    report.add("hop.stood_us_median", stood.median(), "us", "the longer of both");
+    report.add("hop.stood_us_p99", stood.quantile(0.99), "us", "");
+    let total = of(&|hop| (hop.over - hop.ordered) as f64 / 1e3);
     report.add("hop.total_us_median", total.median(), "us", total.spread());
     report.add("hop.rounds", of(&|hop| hop.record.rounds.into()).median(), "1", "median");
     let sent_over_live =
