@@ -170,7 +170,7 @@ fn evaluate(workload: &Workload, hop: &Hop, progress: &Progress) -> Result<Run, 
         pages_moved: record.sent_pages as f64 / record.live_pages.max(1) as f64,
         rounds: record.rounds.into(),
         pause: hop.stood_us(progress),
-        total: (hop.over - hop.ordered) as f64 / 1e3,
+        total: hop.total_us(),
         slowdown: loss(progress, hop.rest, (hop.ordered, hop.over)).ok_or("it made no progress")?,
         faults,
     })

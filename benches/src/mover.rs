@@ -26,11 +26,18 @@ pub struct Hop {
     pub record: MoveRecord,
     /// Sent by both nodes.
     pub byte_count: u64,
+    /// CPU time of both nodes from the order to the end, in microseconds; the task's own work is in it.
+    pub cpu_us: u64,
     /// How often the task had moved after it.
     pub moves: u64,
 }
 
 impl Hop {
+    /// From the order to the end, in microseconds.
+    pub fn total_us(&self) -> f64 {
+        (self.over - self.ordered) as f64 / 1e3
+    }
+
     /// When the task stood still and when it went on, by its own log.
     pub fn pause(&self, progress: &Progress) -> Option<(u64, u64)> {
         let arrival = progress.arrival(self.moves)?;
@@ -93,18 +100,20 @@ impl Mover {
         migrt::sleep(rest);
         let end = self.now();
         let target = NodeId(1 - self.at.0);
+        let cpu_before = cpu_us();
         let ordered = self.now();
         if let Err(why) = self.task.migrate_by(target, strategy) {
             // It may have ended by a fault of its own, which says more.
             return Err(why.into());
         }
         let returned = self.now();
+        let cpu_us = cpu_us() - cpu_before;
         self.at = target;
         self.moves += 1;
         let record = self.last_move()?;
         let over = returned.max(ordered + record.total_us * 1_000);
         let byte_count = bytes_shipped() - bytes_before;
-        Ok(Hop { rest: (begin, end), ordered, over, record, byte_count, moves: self.moves })
+        Ok(Hop { rest: (begin, end), ordered, over, record, byte_count, cpu_us, moves: self.moves })
     }
 
     /// The record of the last move, once nothing in it changes any more.
@@ -129,6 +138,11 @@ impl Mover {
         let done = self.task.join()??;
         Ok((done, Progress::read()?))
     }
+}
+
+/// CPU time of all nodes, in microseconds.
+fn cpu_us() -> u64 {
+    migrt::cluster_metrics().iter().map(|(_, metrics)| metrics.cpu_us).sum()
 }
 
 /// Bytes sent by all nodes.

@@ -2,7 +2,8 @@
 //!
 //! The node that it comes back to had all of it before. The second trip's bytes and time stand over
 //! those of the first. Each round is a fresh task, at rest while it moves; its contents are checked
-//! after each trip.
+//! after each trip. After each first trip the bare wire carries as many bytes: unlike `hop`, whose
+//! nodes have remains of the task, this is what a move to a node that knows nothing of it takes.
 
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use clap::Args;
 
 use crate::load::{Load, PAGE_LEN, Wish};
 use crate::method::Method;
-use crate::mover::Mover;
+use crate::mover::{Hop, Mover};
 use crate::pattern::Pattern;
+use crate::quic::Wire;
+use crate::random::random_bytes;
 use crate::report::Report;
 use crate::size::{parse_share, parse_size, parse_time};
 use crate::stats::Sample;
@@ -33,50 +36,70 @@ pub struct Options {
     pub rounds: u32,
 }
 
-/// Bytes and microseconds of a trip, and its pause.
-type Trip = (f64, f64, f64);
+/// The figures of one task.
+struct Round {
+    there: Hop,
+    back: Hop,
+    /// The bare wire's time for the bytes of the way there.
+    quic_us: f64,
+}
 
 pub fn run(options: Options) -> Outcome {
     let wanted = options.clone();
-    let trips = migrt::Builder::new().workers(2).local_nodes(2).run(move || {
+    let rounds = migrt::Builder::new().workers(2).local_nodes(2).run(move || {
+        let mut wire = Wire::open()?;
         // The first warms both nodes.
-        (0..=options.rounds).map(|_| round(&options)).skip(1).collect::<Result<Vec<_>, Fault>>()
+        let mut round = |_| round(&options, &mut wire);
+        round(0)?;
+        (0..options.rounds).map(round).collect::<Result<Vec<_>, Fault>>()
     })??;
-    let of = |value: &dyn Fn(&(Trip, Trip)) -> f64| Sample::new(trips.iter().map(value).collect());
+    let of = |value: &dyn Fn(&Round) -> f64| Sample::new(rounds.iter().map(value).collect());
     let mut report = Report::new(format!(
         "a task of {} MiB that comes back by {} with {} % of its pages changed, {} rounds",
         wanted.heap >> 20,
         wanted.strategy.name(),
         wanted.changed * 100.0,
-        trips.len()
+        rounds.len()
     ));
-    let first = of(&|(first, _)| first.1);
-    let second = of(&|(_, second)| second.1);
-    report.add("return.first_us_median", first.median(), "us", first.spread());
-    report.add("return.second_us_median", second.median(), "us", second.spread());
-    report.add("return.time_over_first", of(&|(a, b)| b.1 / a.1).median(), "x", "of each round");
-    report.add("return.first_bytes", of(&|(first, _)| first.0).median(), "B", "");
-    report.add("return.second_bytes", of(&|(_, second)| second.0).median(), "B", "");
-    report.add("return.bytes_over_first", of(&|(a, b)| b.0 / a.0).median(), "x", "of each round");
-    report.add("return.first_pause_us", of(&|(first, _)| first.2).median(), "us", "");
-    report.add("return.second_pause_us", of(&|(_, second)| second.2).median(), "us", "");
+    let bytes = |hop: &Hop| hop.byte_count as f64;
+    let figures: [(&str, &str, &dyn Fn(&Round) -> f64); 13] = [
+        ("first_us_median", "us", &|r| r.there.total_us()),
+        ("second_us_median", "us", &|r| r.back.total_us()),
+        ("time_over_first", "x", &|r| r.back.total_us() / r.there.total_us()),
+        ("first_bytes", "B", &|r| bytes(&r.there)),
+        ("second_bytes", "B", &|r| bytes(&r.back)),
+        ("bytes_over_first", "x", &|r| bytes(&r.back) / bytes(&r.there)),
+        ("second_same_pages", "pages", &|r| r.back.record.same_pages as f64),
+        ("first_pause_us", "us", &|r| r.there.record.pause_us as f64),
+        ("second_pause_us", "us", &|r| r.back.record.pause_us as f64),
+        ("first_cpu_us", "us", &|r| r.there.cpu_us as f64),
+        ("second_cpu_us", "us", &|r| r.back.cpu_us as f64),
+        ("quic_us_median", "us", &|r| r.quic_us),
+        ("first_over_quic", "x", &|r| r.there.total_us() / r.quic_us),
+    ];
+    for (name, unit, value) in figures {
+        let sample = of(value);
+        report.add(format!("return.{name}"), sample.median(), unit, sample.spread());
+    }
     Ok(report)
 }
 
-fn round(options: &Options) -> Result<(Trip, Trip), Fault> {
+fn round(options: &Options, wire: &mut Wire) -> Result<Round, Fault> {
     let strategy = options.strategy.strategy(options.max_pause)?;
     let pages = (options.heap as usize).div_ceil(PAGE_LEN).max(1);
     let load = Load { pages, read: 0, write: 0, pattern: Pattern::Seq, seed: 1, since: 0 };
     let mut mover = Mover::start(load)?;
-    let trip = |mover: &mut Mover| -> Result<Trip, Fault> {
+    let trip = |mover: &mut Mover| -> Result<Hop, Fault> {
         let hop = mover.hop(strategy, Duration::from_millis(20))?;
         mover.ask(Wish::Check)?;
-        let record = hop.record;
-        Ok((hop.byte_count as f64, record.total_us as f64, record.pause_us as f64))
+        Ok(hop)
     };
-    let first = trip(&mut mover)?;
+    let there = trip(&mut mover)?;
+    let payload = random_bytes(there.byte_count as usize);
+    wire.exchange(&payload)?;
+    let quic_us = wire.exchange(&payload)?.as_nanos() as f64 / 1e3;
     mover.ask(Wish::Write((pages as f64 * options.changed).round() as u32))?;
-    let second = trip(&mut mover)?;
+    let back = trip(&mut mover)?;
     mover.finish()?;
-    Ok((first, second))
+    Ok(Round { there, back, quic_us })
 }

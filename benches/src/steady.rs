@@ -123,7 +123,7 @@ fn report(title: String, hops: &[Hop], exchanges: Vec<f64>, progress: &Progress)
     let stood = of(&|hop| hop.stood_us(progress));
     report.add("hop.stood_us_median", stood.median(), "us", "the longer of both");
     report.add("hop.stood_us_p99", stood.quantile(0.99), "us", "");
-    let total = of(&|hop| (hop.over - hop.ordered) as f64 / 1e3);
+    let total = of(&Hop::total_us);
     report.add("hop.total_us_median", total.median(), "us", total.spread());
     report.add("hop.rounds", of(&|hop| hop.record.rounds.into()).median(), "1", "median");
     let sent_over_live =
@@ -151,6 +151,8 @@ fn report(title: String, hops: &[Hop], exchanges: Vec<f64>, progress: &Progress)
     report.add("hop.met_max_pause", 100.0 * met as f64 / hops.len() as f64, "%", "of the hops");
     let bytes = of(&|hop| hop.byte_count as f64);
     report.add("hop.bytes_shipped", bytes.median(), "B", "");
+    let cpu = of(&|hop| hop.cpu_us as f64);
+    report.add("hop.cpu_us_median", cpu.median(), "us", "both nodes, the task's work too");
     let exchanges = Sample::new(exchanges);
     report.add("hop.quic_us_median", exchanges.median(), "us", exchanges.spread());
     report.add("hop.move_over_quic", total.median() / exchanges.median(), "x", "of the medians");
