@@ -61,8 +61,9 @@ pub fn check(cells: &[Cell]) -> Vec<String> {
     let hold_back = || {
         let of = |method| value("hot", method, |run| run.pages_moved);
         let (on, off) = (of(Method::PreCopy)?, of(Method::PreCopyAll)?);
-        let text =
-            format!("pages moved over used, hot task: held back {on:.2}, all sent each round {off:.2}");
+        let text = format!(
+            "pages moved over used, hot task: held back {on:.2}, all sent each round {off:.2}"
+        );
         Some((on < off, text))
     };
     vec![

@@ -104,7 +104,8 @@ pub fn run(options: Options) -> Outcome {
         .local_nodes(2)
         .run(move || measure(&methods, &options))??;
     for cell in &cells {
-        let name = |figure: &str| format!("compare.{}.{}.{figure}", cell.workload, cell.method.name());
+        let name =
+            |figure: &str| format!("compare.{}.{}.{figure}", cell.workload, cell.method.name());
         let mut add = |figure: &str, unit, of: &dyn Fn(&Run) -> f64| {
             let sample = Sample::new(cell.runs.iter().map(of).collect());
             let range = format!("{:.2} to {:.2}", sample.quantile(0.0), sample.quantile(1.0));
@@ -123,7 +124,9 @@ pub fn run(options: Options) -> Outcome {
 }
 
 fn measure(methods: &[Method], options: &Options) -> Result<Vec<Cell>, Fault> {
-    let cell = |workload: Workload, method| (workload, Cell { workload: workload.name, method, runs: Vec::new() });
+    let cell = |workload: Workload, method| {
+        (workload, Cell { workload: workload.name, method, runs: Vec::new() })
+    };
     let mut cells: Vec<_> =
         WORKLOADS.iter().flat_map(|&w| methods.iter().map(move |&m| cell(w, m))).collect();
     // The first warms both nodes.
@@ -182,7 +185,14 @@ fn table(cells: &[Cell]) -> Vec<String> {
         String::new(),
         format!(
             "{:<6} {:<13} {:>10} {:>7} {:>10} {:>10} {:>10} {:>11}",
-            "task", "strategy", "moved/used", "rounds", "pause ms", "total ms", "slower %", "faults/set"
+            "task",
+            "strategy",
+            "moved/used",
+            "rounds",
+            "pause ms",
+            "total ms",
+            "slower %",
+            "faults/set"
         ),
     ];
     lines.extend(cells.iter().map(|cell| {

@@ -33,7 +33,8 @@ impl Walk {
     }
 
     pub fn next_page(&mut self) -> usize {
-        let below = |random: u64, limit: u64| (u128::from(random) * u128::from(limit) >> 64) as u64;
+        let below =
+            |random: u64, limit: u64| ((u128::from(random) * u128::from(limit)) >> 64) as u64;
         let page = match self.pattern {
             Pattern::Seq => {
                 self.at = (self.at + 1) % self.pages;

@@ -44,6 +44,9 @@ struct Round {
     quic_us: f64,
 }
 
+/// A figure of a round.
+type Value<'a> = &'a dyn Fn(&Round) -> f64;
+
 pub fn run(options: Options) -> Outcome {
     let wanted = options.clone();
     let rounds = migrt::Builder::new().workers(2).local_nodes(2).run(move || {
@@ -62,7 +65,7 @@ pub fn run(options: Options) -> Outcome {
         rounds.len()
     ));
     let bytes = |hop: &Hop| hop.byte_count as f64;
-    let figures: [(&str, &str, &dyn Fn(&Round) -> f64); 13] = [
+    let figures: [(&str, &str, Value); 13] = [
         ("first_us_median", "us", &|r| r.there.total_us()),
         ("second_us_median", "us", &|r| r.back.total_us()),
         ("time_over_first", "x", &|r| r.back.total_us() / r.there.total_us()),

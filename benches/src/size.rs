@@ -73,7 +73,8 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
 pub fn parse_time(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| format!("{text} is no time: write 500us or 3ms"))?;
+    let number: u64 =
+        number.parse().map_err(|_| format!("{text} is no time: write 500us or 3ms"))?;
     match unit {
         "us" => Ok(Duration::from_micros(number)),
         "ms" => Ok(Duration::from_millis(number)),

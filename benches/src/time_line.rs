@@ -52,7 +52,12 @@ pub fn draw(title: &str, hop: &Hop, progress: &Progress) -> String {
     let record = &hop.record;
     let subtitle = format!(
         "{:?}: {}; {} rounds, {} of {} pages sent, {} faults",
-        record.method, record.why, record.rounds, record.sent_pages, record.live_pages, record.faults
+        record.method,
+        record.why,
+        record.rounds,
+        record.sent_pages,
+        record.live_pages,
+        record.faults
     );
     let _ = writeln!(
         svg,
