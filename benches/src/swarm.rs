@@ -1,7 +1,7 @@
 //! `swarm`: many small tasks to another node at once.
 //!
 //! Each holds random bytes and sleeps; all are ordered to the other node at the same time, each by a
-//! caller of its own. The time is from the first order until the last has arrived; beside it the bare
+//! caller of its own (or by fewer callers, each one task after the other: `--callers`). The time is from the first order until the last has arrived; beside it the bare
 //! wire carries as many bytes as were sent. There and back, in turns.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +30,9 @@ pub struct Options {
     pub strategy: Method,
     #[arg(long, default_value = "3ms", value_parser = parse_time)]
     pub max_pause: Duration,
+    /// Callers that share the tasks; as many as tasks if not given.
+    #[arg(long)]
+    pub callers: Option<usize>,
     /// There and back so many times.
     #[arg(long, default_value_t = 20)]
     pub trips: u32,
@@ -65,6 +68,7 @@ fn measure(options: &Options) -> Outcome {
     let mut tasks: Vec<JoinHandle<bool>> =
         (1..=options.tasks).map(|seed| migrt::spawn(hold(options.heap, seed))).collect();
     migrt::sleep(Duration::from_millis(300));
+    let callers = options.callers.unwrap_or(tasks.len()).max(1);
     let mut wire = Wire::open()?;
     let (mut totals, mut exchanges, mut pauses, mut sent) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -72,7 +76,7 @@ fn measure(options: &Options) -> Outcome {
         let target = NodeId(((turn + 1) % 2) as u16);
         let before = bytes_shipped();
         let took;
-        (tasks, took) = move_all(tasks, target, strategy)?;
+        (tasks, took) = move_all(tasks, callers, target, strategy)?;
         let byte_count = bytes_shipped() - before;
         let payload = random_bytes(byte_count as usize);
         wire.exchange(&payload)?;
@@ -121,20 +125,24 @@ fn measure(options: &Options) -> Outcome {
 /// Orders all at once, and waits until all are there.
 fn move_all(
     tasks: Vec<JoinHandle<bool>>,
+    callers: usize,
     target: NodeId,
     strategy: Strategy,
 ) -> Result<(Vec<JoinHandle<bool>>, Duration), Fault> {
     let since = Instant::now();
-    let callers: Vec<_> = tasks
-        .into_iter()
-        .map(|task| migrt::spawn(move || (task.migrate_by(target, strategy), task)))
-        .collect();
+    let mut shares: Vec<Vec<_>> = (0..callers).map(|_| Vec::new()).collect();
+    tasks.into_iter().enumerate().for_each(|(n, task)| shares[n % callers].push(task));
+    let move_share = move |share: Vec<JoinHandle<bool>>| {
+        (share.iter().try_for_each(|task| task.migrate_by(target, strategy)), share)
+    };
+    let callers: Vec<_> =
+        shares.into_iter().map(|share| migrt::spawn(move || move_share(share))).collect();
     let mut tasks = Vec::new();
     let mut moved = Ok(());
     for caller in callers {
-        let (result, task) = caller.join()?;
+        let (result, share) = caller.join()?;
         moved = moved.and(result);
-        tasks.push(task);
+        tasks.extend(share);
     }
     let took = since.elapsed();
     moved?;
