@@ -106,6 +106,12 @@ impl Progress {
         (done * 1e9 / (to - from) as f64, (busy_b - busy_a) / done)
     }
 
+    /// The longest time between two entries that follow each other, the later one in this span.
+    pub fn longest_stall(&self, from: u64, to: u64) -> u64 {
+        let pairs = self.0.windows(2).filter(|pair| (from..=to).contains(&pair[1].at));
+        pairs.map(|pair| pair[1].at - pair[0].at).max().unwrap_or(0)
+    }
+
     /// The first entry after a move.
     pub fn arrival(&self, moves: u64) -> Option<Entry> {
         self.0.iter().find(|entry| entry.moves == moves).copied()
@@ -139,5 +145,7 @@ mod tests {
         assert_eq!(progress.at(9_999), (10.0, 500.0));
         let (per_s, each) = progress.pace(0, 2_000);
         assert_eq!((per_s, each), (10.0 * 1e9 / 2_000.0, 50.0));
+        assert_eq!(progress.longest_stall(2_000, 3_000), 2_000);
+        assert_eq!(progress.longest_stall(0, 2_999), 1_000);
     }
 }

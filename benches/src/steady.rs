@@ -123,6 +123,16 @@ fn report(title: String, hops: &[Hop], exchanges: Vec<f64>, progress: &Progress)
     let stood = of(&|hop| hop.stood_us(progress));
     report.add("hop.stood_us_median", stood.median(), "us", "the longer of both");
     report.add("hop.stood_us_p99", stood.quantile(0.99), "us", "");
+    let stall = some(&|hop| {
+        let (from, to) = rounds_of(hop)?;
+        Some(progress.longest_stall(from, to) as f64 / 1e3)
+    });
+    let stall_at_rest = of(&|hop| progress.longest_stall(hop.rest.0, hop.rest.1) as f64 / 1e3);
+    if let Some(stall) = stall {
+        let at_rest =
+            format!("without progress before the freeze; at rest {:.0}", stall_at_rest.median());
+        report.add("hop.stall_us_median", stall.median(), "us", at_rest);
+    }
     let total = of(&Hop::total_us);
     report.add("hop.total_us_median", total.median(), "us", total.spread());
     report.add("hop.rounds", of(&|hop| hop.record.rounds.into()).median(), "1", "median");
