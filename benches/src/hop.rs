@@ -17,8 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
 use crate::clock::machine_ns;
+use crate::method::Method;
+use crate::pattern::Pattern;
 use crate::quic::Wire;
+use crate::random::{next, random_bytes};
 use crate::report::Report;
+use crate::size::{Rate, parse_fraction, parse_rate, parse_size, parse_time};
 use crate::stats::Sample;
 
 const PAGE_WORDS: usize = 512;
@@ -45,39 +49,25 @@ pub struct Options {
     /// Bytes that are alive on the stack.
     #[arg(long, default_value = "0", value_parser = parse_size)]
     pub stack: u64,
-    /// Hops, both ways together.
-    #[arg(long, default_value_t = 1_000)]
-    pub hops: u32,
-}
-
-fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 =
-        number.parse().map_err(|_| format!("{text} is no size: write 64KiB or 1MiB"))?;
-    let unit = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        _ => return Err(format!("{text} has no unit that is known: KiB, MiB or GiB")),
-    };
-    number.checked_mul(unit).ok_or_else(|| format!("{text} is too much"))
-}
-
-fn parse_fraction(text: &str) -> Result<f64, String> {
-    let wrong = |_| format!("{text} is no fraction: write 1, 0.5 or 1/64");
-    let value: f64 = match text.split_once('/') {
-        Some((over, under)) => {
-            over.parse::<f64>().map_err(wrong)? / under.parse::<f64>().map_err(wrong)?
-        }
-        None => text.parse().map_err(wrong)?,
-    };
-    if value > 0.0 && value <= 1.0 {
-        Ok(value)
-    } else {
-        Err(format!("{text} is not above 0 and at most 1"))
-    }
+    /// Hops, both ways together: 1,000, or 20 with a strategy.
+    #[arg(long)]
+    pub hops: Option<u32>,
+    /// Others move the task, by this strategy, while it reads and writes its heap; without it the
+    /// task moves itself. A rate without a strategy means auto.
+    #[arg(long)]
+    pub strategy: Option<Method>,
+    /// The longest pause that auto and pre-copy are to keep to.
+    #[arg(long, default_value = "3ms", value_parser = parse_time)]
+    pub max_pause: Duration,
+    /// What the task writes, in whole pages: 10MB/s, or max.
+    #[arg(long, default_value = "0", value_parser = parse_rate)]
+    pub write_rate: Rate,
+    /// What the task reads and checks, in whole pages.
+    #[arg(long, default_value = "0", value_parser = parse_rate)]
+    pub read_rate: Rate,
+    /// Which page is next.
+    #[arg(long, default_value = "random")]
+    pub pattern: Pattern,
 }
 
 /// What one traveller is to do.
@@ -180,16 +170,14 @@ fn take_turn(turn: u32, traveller: &migrt::JoinHandle<Seen>) -> Result<(), Strin
     unreachable!("polls without end")
 }
 
-/// SplitMix64.
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 pub fn run(options: Options) -> Outcome {
+    let is_busy = options.write_rate != Rate::NONE || options.read_rate != Rate::NONE;
+    if let Some(method) = options.strategy.or(is_busy.then_some(Method::Auto)) {
+        if options.touched != 1.0 || options.stack != 0 {
+            return Err("--touched and --stack are for a task that moves itself".into());
+        }
+        return crate::steady::run(options, method);
+    }
     migrt::Builder::new().workers(1).local_nodes(2).run(move || measure(&options))?
 }
 
@@ -206,7 +194,7 @@ fn measure(options: &Options) -> Outcome {
         heap_len: options.heap as usize,
         page_step: (1.0 / options.touched).round() as usize,
         stack_len: options.stack as usize,
-        hops: options.hops.div_ceil(TURNS).next_multiple_of(2).max(2),
+        hops: options.hops.unwrap_or(1_000).div_ceil(TURNS).next_multiple_of(2).max(2),
         seed: 1,
     };
     let traveller = migrt::spawn(travel(trip.clone()));
@@ -225,12 +213,7 @@ fn measure(options: &Options) -> Outcome {
     let (moves_now, bytes_now, pauses_before) = counts();
     let shipped = ((bytes_now - bytes) as f64 / (moves_now - moves) as f64).round();
 
-    let mut payload = Vec::new();
-    let mut random = 7;
-    while payload.len() < shipped as usize {
-        payload.extend_from_slice(&next(&mut random).to_le_bytes());
-    }
-    payload.truncate(shipped as usize);
+    let payload = random_bytes(shipped as usize);
     let mut wire = Wire::open()?;
     let mut exchanges = Vec::new();
     for turn in 0..TURNS {
@@ -272,18 +255,4 @@ fn measure(options: &Options) -> Outcome {
     report.add("hop.quic_us_p99", exchanges.quantile(0.99), "us", "");
     report.add("hop.move_over_quic", hops.median() / exchanges.median(), "x", "of the medians");
     Ok(report)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_and_fractions_are_read_as_people_write_them() {
-        assert_eq!(parse_size("64KiB"), Ok(65_536));
-        assert_eq!(parse_size("1m"), Ok(1 << 20));
-        assert!(parse_size("MiB").is_err() && parse_size("3 apples").is_err());
-        assert_eq!(parse_fraction("1/64"), Ok(1.0 / 64.0));
-        assert!(parse_fraction("0").is_err() && parse_fraction("2").is_err());
-    }
 }

@@ -6,15 +6,28 @@
 //! how long something took.
 
 mod bare;
+mod claims;
 mod clock;
+mod compare;
 mod hop;
 mod idle;
+mod load;
+mod log;
+mod method;
+mod mover;
+mod pattern;
 mod quic;
+mod random;
 mod report;
+mod round_trip;
+mod size;
 mod sort;
 mod spawn;
 mod stats;
+mod steady;
+mod swarm;
 mod switch;
+mod time_line;
 
 use std::process::ExitCode;
 
@@ -22,7 +35,10 @@ use clap::{Parser, Subcommand};
 use report::Report;
 
 /// The result of an experiment: its figures, or why they mean nothing.
-pub type Outcome = Result<Report, Box<dyn std::error::Error + Send + Sync>>;
+pub type Outcome = Result<Report, Fault>;
+
+/// Why an experiment has no figures.
+pub type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Measures what migrt costs")]
@@ -36,8 +52,15 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Experiment {
-    /// One-way moves of a running task between two processes.
+    /// One-way moves of a running task between two processes; with a strategy or a rate, while it
+    /// reads and writes its heap.
     Hop(hop::Options),
+    /// The strategies beside each other, for tasks that mostly read and that mostly write.
+    Compare(compare::Options),
+    /// A task that comes back: the second trip beside the first.
+    Return(round_trip::Options),
+    /// Many small tasks to another node at once.
+    Swarm(swarm::Options),
     /// Spawn, run and join in batches of 1,000.
     Spawn(spawn::Options),
     /// One yield.
@@ -58,6 +81,9 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.experiment {
         Experiment::Hop(options) => hop::run(options),
+        Experiment::Compare(options) => compare::run(options),
+        Experiment::Return(options) => round_trip::run(options),
+        Experiment::Swarm(options) => swarm::run(options),
         Experiment::Spawn(options) => spawn::run(&options),
         Experiment::Switch(options) => switch::run(&options),
         Experiment::Idle(options) => idle::run(&options),
