@@ -179,6 +179,7 @@ fn prepare_process(config: &Config, identity: Option<&Identity>) -> Result<()> {
     }
     crate::task::panic_hook::install();
     crate::overflow::install();
+    crate::migrate::fault::install();
     crate::fence::watch_continue();
     crate::census::install().map_err(Error::from)?;
     crate::clock::measure();

@@ -62,6 +62,7 @@ pub(crate) fn run(exec: &'static Exec) {
         std::thread::sleep(PERIOD);
         exec.timers.fire();
         crate::task::retire::wake();
+        crate::migrate::fault::tick();
         for (shared, seen) in exec.shared.iter().zip(&mut seen) {
             let run = shared.running.run.load(Ordering::Relaxed);
             if std::mem::replace(seen, run) == run {

@@ -260,7 +260,7 @@ impl Worker {
         let coro = unsafe { &mut *local.coro.get() }.as_mut().expect("started");
         match coro.resume() {
             None => self.end_local(task),
-            Some(Suspend::Park) => match task.state.park() {
+            Some(Suspend::Park | Suspend::Fault) => match task.state.park() {
                 // Whoever wakes it needs a reference: timers, joiners and queues hold their own.
                 Park::Asleep => {}
                 Park::Push => self.push_local(task),

@@ -7,18 +7,24 @@
 //! commit              set the clock, the epoch; thaw      Ack, resume
 //! abort, death        discard: slots are not ours
 //! ```
+//!
+//! Post-copy: behind the head, which is all that the commit waits for, chunks follow on the same
+//! stream (`lacking`).
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use migrt_iso::SlotId;
+use migrt_iso::missing::MissingSupport;
 use migrt_iso::pool::{self, Conflict};
-use migrt_proto::transfer::{PAGE_FRAME_LEN_MAX, PageFrame, Section, SectionKind};
+use migrt_proto::transfer::{PageFrame, Section, SectionKind};
 use migrt_proto::wire::{Refusal, ShipSlot};
-use migrt_proto::{EntryId, Epoch, SlotRef, TaskId};
+use migrt_proto::{EntryId, Epoch, NodeId, SlotRef, TaskId};
 
 use super::Manifest;
+use super::follow::{Chunks, Frames};
 use super::installer::{self, Installer};
+use super::lacking::{self, Lacking};
 use super::remains::{self, Kept, Merge};
 use crate::cluster::{Cluster, home};
 use crate::net::BulkSink;
@@ -58,11 +64,16 @@ struct Copy {
     merge: Option<Merge>,
     /// Of the slot of a task that has not started.
     promise: Option<SlotPromise>,
+    /// Post-copy: what follows.
+    lacking: Option<Arc<Lacking>>,
 }
 
 impl Copy {
     /// The slots are another node's, and stay so; remains stay remains.
     fn undo(self) {
+        if let Some(lacking) = &self.lacking {
+            lacking.close();
+        }
         let kept = self.kept.or(self.merge.map(Merge::undo));
         for slot in self.slots {
             if kept.as_ref().is_none_or(|kept| !kept.slots.contains(&slot)) {
@@ -133,6 +144,22 @@ impl Arrival {
         }
     }
 
+    /// Pages of a chunk, for a task that does not run before it is whole.
+    fn take_chunk(&self, lacking: &Lacking, section: &Section, pages: &[u8]) -> Result<(), String> {
+        let mut state = self.state.lock().unwrap();
+        let State::Here(copy) = &mut *state else { return Ok(()) };
+        lacking.note(section)?;
+        let is_ours = |item: &ShipSlot| copy.slots.iter().any(|slot| slot.raw() == item.slot.0);
+        if !section.slots.iter().chain(&section.zero).all(is_ours) {
+            return Err("a chunk names pages of another task".to_owned());
+        }
+        let task_slot = copy.slots.first().map(|slot| SlotRef(slot.raw()));
+        installer::clear(task_slot, &section.zero, copy.merge.as_mut())?;
+        let mut installer = Installer::new(task_slot, &section.slots)?;
+        installer.write(pages, copy.merge.as_mut());
+        Ok(())
+    }
+
     /// The commit has come: the task is this node's, in `epoch`.
     pub(crate) fn thaw(&self, epoch: Epoch) -> TaskRef {
         let state = std::mem::replace(&mut *self.state.lock().unwrap(), State::Gone);
@@ -163,7 +190,11 @@ impl Arrival {
             _promise: promise,
         });
         let body = MobileBody::new(self.task, epoch.0, call, header);
-        TaskRef::new(None, Body::Mobile(body))
+        let record = TaskRef::new(None, Body::Mobile(body));
+        if let (Some(lacking), Some(body)) = (copy.lacking, record.mobile()) {
+            lacking.thawed(&record, body);
+        }
+        record
     }
 }
 
@@ -182,17 +213,36 @@ struct Incoming {
     /// No section follows.
     is_last: bool,
     /// Of the next section's head, as far as it has come.
-    head: Vec<u8>,
+    head: Frames,
+    /// Post-copy: this was the head, and chunks follow.
+    lazy: Option<Lazy>,
+}
+
+/// What follows a head.
+struct Lazy {
+    lacking: Arc<Lacking>,
+    chunks: Chunks,
+    /// The task comes over its own remains, or missing pages cannot be served here: it runs when all
+    /// its pages are here. To its source that is a target that asks for nothing and takes its time.
+    is_eager: bool,
+    /// The core knows that the head is here, or all of it if eager.
+    is_ready: bool,
 }
 
 impl Arrive {
     /// A stream begins with this section.
-    pub(crate) fn open(cluster: &'static Cluster, section: Section) -> Arrive {
+    pub(crate) fn open(cluster: &'static Cluster, source: NodeId, section: Section) -> Arrive {
         let (task, epoch) = (section.task, section.epoch);
         let mut copy = Copy { kept: remains::take(task), ..Copy::default() };
         let last = OnceLock::new();
         let incoming = check_entry(&section, &mut copy)
-            .and_then(|()| begin(&mut copy, &section, (task, epoch), &last));
+            .and_then(|()| begin(&mut copy, &section, (task, epoch), &last))
+            .and_then(|incoming| match section.kind {
+                SectionKind::Head => {
+                    begin_lazy(cluster, (task, epoch, source), &mut copy, &last, incoming)
+                }
+                _ => Ok(incoming),
+            });
         if incoming.is_err() {
             std::mem::take(&mut copy).undo();
         }
@@ -217,25 +267,83 @@ impl Arrive {
         merge.finish().map_err(|why| Refusal::Other { why })
     }
 
-    /// Installs bytes, and takes the heads between them.
-    fn install(&mut self, mut bytes: &[u8]) -> Result<(), String> {
+    /// Installs bytes, and takes the heads between them. Gives what is left behind a head of post-copy.
+    fn install<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], String> {
         // Refused already: the source hears why. (Breaking the stream would tell it only that.)
-        let Ok(incoming) = self.incoming.as_mut() else { return Ok(()) };
+        let Ok(incoming) = self.incoming.as_mut() else { return Ok(&[]) };
+        if incoming.lazy.is_some() && incoming.installer.is_complete() {
+            return Ok(bytes);
+        }
         // Held while pages are written: a discard waits, and then nothing is written any more.
         let mut state = self.arrival.state.lock().unwrap();
-        let State::Here(copy) = &mut *state else { return Ok(()) };
+        let State::Here(copy) = &mut *state else { return Ok(&[]) };
         while !bytes.is_empty() {
             if !incoming.installer.is_complete() {
                 let taken = incoming.installer.write(bytes, copy.merge.as_mut());
                 bytes = &bytes[taken..];
+            } else if incoming.lazy.is_some() {
+                break;
             } else if incoming.is_last {
                 return Err("more bytes than the last section announced".to_owned());
-            } else if let Some(section) = take_head(&mut incoming.head, &mut bytes)? {
+            } else if let Some(frame) = incoming.head.take(&mut bytes)? {
+                let PageFrame::Section(section) = frame else {
+                    return Err("no section where one is to be".to_owned());
+                };
                 let of = (self.arrival.task, self.epoch);
+                if section.kind == SectionKind::Head {
+                    return Err("a head of post-copy after rounds".to_owned());
+                }
                 *incoming = begin(copy, &section, of, &self.arrival.last)?;
             }
         }
+        Ok(bytes)
+    }
+
+    /// Post-copy, behind the head: chunks.
+    fn follow(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let (task, epoch, cluster) = (self.arrival.task, self.epoch, self.cluster);
+        let Ok(incoming) = self.incoming.as_mut() else { return Ok(()) };
+        let Incoming { installer, lazy: Some(lazy), .. } = incoming else { return Ok(()) };
+        if !installer.is_complete() {
+            return Ok(());
+        }
+        if !lazy.is_ready && !lazy.is_eager {
+            let state = self.arrival.state.lock().unwrap();
+            if matches!(*state, State::Gone) {
+                return Ok(());
+            }
+            lazy.lacking.register()?;
+            drop(state);
+            lazy.is_ready = true;
+            crate::fail::point("target.installed");
+            cluster.tell(|core, now| core.installed(now, task, epoch));
+            lazy.lacking.installed();
+            crate::fail::point("target.ready");
+        }
+        let Lazy { lacking, chunks, is_eager, is_ready } = lazy;
+        if !*is_eager {
+            return chunks.take(bytes, &mut |section, pages| lacking.arrived(section, pages));
+        }
+        let arrival = &self.arrival;
+        chunks.take(bytes, &mut |section, pages| arrival.take_chunk(lacking, section, pages))?;
+        if !*is_ready && lacking.is_whole() {
+            *is_ready = true;
+            crate::fail::point("target.installed");
+            if let Err(why) = self.fit() {
+                self.fail(why);
+                return Ok(());
+            }
+            cluster.tell(|core, now| core.installed(now, task, epoch));
+            cluster.tell(|core, now| core.whole(now, task, epoch));
+            crate::fail::point("target.ready");
+        }
         Ok(())
+    }
+
+    /// Post-copy: the core knows of the arrival.
+    fn is_ready(&self) -> bool {
+        let lazy = self.incoming.as_ref().ok().and_then(|incoming| incoming.lazy.as_ref());
+        lazy.is_some_and(|lazy| lazy.is_ready)
     }
 
     /// The stream cannot go on: the source hears why, unless it knows already.
@@ -285,7 +393,7 @@ fn begin(
     let task_slot = copy.slots.first().map(|slot| SlotRef(slot.raw()));
     let is_last = match section.kind {
         SectionKind::Round { .. } => false,
-        SectionKind::Rest => true,
+        SectionKind::Rest | SectionKind::Head => true,
         _ => return Err("a section of another kind of move".to_owned()),
     };
     if is_last {
@@ -298,31 +406,32 @@ fn begin(
         let _ = last.set((manifest_of(section)?, since));
     }
     let installer = Installer::new(task_slot, &section.slots)?;
-    Ok(Incoming { installer, is_last, head: Vec::new() })
+    Ok(Incoming { installer, is_last, head: Frames::default(), lazy: None })
 }
 
-/// Gathers the head of a section: four bytes of length, then the frame.
-fn take_head(head: &mut Vec<u8>, bytes: &mut &[u8]) -> Result<Option<Section>, String> {
-    let mut take = |upto: usize, head: &mut Vec<u8>| {
-        let len = bytes.len().min(upto.saturating_sub(head.len()));
-        head.extend_from_slice(&bytes[..len]);
-        *bytes = &bytes[len..];
-        head.len() >= upto
-    };
-    if !take(4, head) {
-        return Ok(None);
+/// A head begins: what follows it.
+fn begin_lazy(
+    cluster: &'static Cluster,
+    of: (TaskId, Epoch, NodeId),
+    copy: &mut Copy,
+    last: &OnceLock<(Manifest, Instant)>,
+    mut incoming: Incoming,
+) -> Result<Incoming, String> {
+    let manifest = &last.get().expect("a head is the last section").0;
+    let task_slot = copy.slots.first().map(|slot| SlotRef(slot.raw()));
+    // Checks that they lie where pages of the task can lie.
+    drop(Installer::new(task_slot, &manifest.missing)?);
+    let is_ours = |item: &ShipSlot| copy.slots.iter().any(|slot| slot.raw() == item.slot.0);
+    if !manifest.missing.iter().all(is_ours) {
+        return Err("a head names missing pages of another task".to_owned());
     }
-    let len = u32::from_le_bytes(head[..4].try_into().expect("four bytes")) as usize;
-    if len > PAGE_FRAME_LEN_MAX {
-        return Err(format!("a section's head of {len} bytes"));
-    }
-    if !take(4 + len, head) {
-        return Ok(None);
-    }
-    match PageFrame::decode(&head[4..]).map_err(|e| e.to_string())? {
-        PageFrame::Section(section) => Ok(Some(section)),
-        _ => Err("no section where one is to be".to_owned()),
-    }
+    let missing = lacking::pages_of(&manifest.missing).ok_or("missing pages that are none")?;
+    let lacking = Lacking::new(cluster, of, copy.slots.clone(), missing);
+    let can_fault = matches!(migrt_iso::missing::probe(), MissingSupport::Signals { .. });
+    let is_eager = copy.merge.is_some() || !can_fault;
+    copy.lacking = Some(lacking.clone());
+    incoming.lazy = Some(Lazy { lacking, chunks: Chunks::default(), is_eager, is_ready: false });
+    Ok(incoming)
 }
 
 /// Adopts a slot. A task that comes back at once may find its old copy still here, its release
@@ -356,16 +465,27 @@ fn take_over(slot: SlotId, task: TaskId, kept: &mut Option<Kept>) -> Result<(), 
 
 impl BulkSink for Arrive {
     fn chunk(&mut self, bytes: &[u8]) -> Result<(), String> {
-        if let Err(why) = self.install(bytes) {
+        let done = self.install(bytes).and_then(|rest| self.follow(rest));
+        if let Err(why) = done {
+            if self.is_ready() {
+                // The task may run already.
+                return Err(why);
+            }
             self.fail(Refusal::ShipFailed { why });
         }
         Ok(())
     }
 
     fn end(mut self: Box<Self>, complete: bool) {
+        if self.is_ready() {
+            // Post-copy: whether more has to come is between the two ends (`lacking`).
+            return;
+        }
         let failed = match &self.incoming {
             Err(_) => return,
-            Ok(incoming) if complete && incoming.is_last && incoming.installer.is_complete() => {
+            Ok(Incoming { lazy: None, is_last: true, installer, .. })
+                if complete && installer.is_complete() =>
+            {
                 self.fit().err()
             }
             Ok(_) => Some(Refusal::ShipFailed { why: "the stream ended too early".to_owned() }),

@@ -4,6 +4,7 @@
 //! spawn  run  decide  suspend  freeze  ship  thaw  resume
 //! stop-copy                     suspend  freeze  ship       thaw  resume
 //! pre-copy   ( ship a round )*  suspend  freeze  ship rest  thaw  resume
+//! post-copy                     suspend  freeze  ship head  thaw  resume  ( fault | push )*
 //! ```
 //!
 //! Who decides each step is `migrt_proto::migrate`; here the steps are done. [`freeze`] gets the
@@ -18,14 +19,23 @@ pub(crate) mod audit;
 pub(crate) mod chaos;
 #[expect(unsafe_code, reason = "reads pages of tasks that run")]
 pub(crate) mod copying;
+#[expect(unsafe_code, reason = "handles signals, and waits for pages")]
+pub(crate) mod fault;
+pub(crate) mod follow;
+#[expect(unsafe_code, reason = "reads the stacks of frozen tasks")]
+mod head;
 #[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
 pub(crate) mod image;
 #[expect(unsafe_code, reason = "writes the pages of arriving tasks")]
 mod installer;
+#[expect(unsafe_code, reason = "sleeps until pages come")]
+pub(crate) mod lacking;
 pub(crate) mod pins;
 mod plan;
 #[expect(unsafe_code, reason = "compares and merges pages that the node still uses")]
 pub(crate) mod remains;
+#[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
+pub(crate) mod serve;
 pub(crate) mod strategy;
 pub(crate) mod watch;
 
@@ -67,6 +77,8 @@ pub(crate) struct Manifest {
     pub(crate) stood_us: u32,
     /// Its clock when this was written.
     pub(crate) clock: Reading,
+    /// Post-copy: live pages that follow.
+    pub(crate) missing: Vec<ShipSlot>,
 }
 
 /// The core orders a task to be moved: gets it out of the workers' hands.
@@ -75,12 +87,26 @@ pub(crate) fn order(task: TaskRef, target: NodeId, epoch: Epoch, strategy: Strat
     let body = mobile(&task);
     body.journey().order = Some(Order { epoch, strategy });
     body.ask_move(target.0);
-    if task.state.freeze_waiting() {
+    if !body.may_leave() {
+        // Pages of it are on their way here, all of them: it goes when they have come (`untied`).
+    } else if task.state.freeze_waiting() {
         depart(task);
     } else {
         // A running task is asked at its safepoints; one about to sleep must look once more.
         door::wake(task);
     }
+}
+
+/// Nothing ties the task to this node any more: what waited for that goes on.
+fn untied(task: &TaskRef) {
+    let body = mobile(task);
+    if let Some(target) = body.move_asked() {
+        body.ask_move(target);
+        if task.state.freeze_waiting() {
+            return depart(task.clone());
+        }
+    }
+    door::wake(task.clone());
 }
 
 /// The task is frozen and in the caller's hands: may it leave?
@@ -91,6 +117,10 @@ pub(crate) fn depart(task: TaskRef) {
 fn leave(task: TaskRef) {
     let body = mobile(&task);
     let cluster = cluster();
+    if !body.may_leave() {
+        // It was frozen where it stands in a fault.
+        return stay(task);
+    }
     let Some(target) = body.take_move() else {
         // Called off meanwhile.
         return stay(task);
@@ -108,6 +138,8 @@ fn leave(task: TaskRef) {
         return stay(task);
     }
     body.frozen_at(since);
+    let is_lazy = is_lazy(body);
+    body.journey().is_lazy = is_lazy;
     let checked = check(body, NodeId(target), copying.as_deref());
     if checked.is_ok() && copying.is_none() && begin_rounds(cluster, &task, NodeId(target)) {
         return stay(task);
@@ -115,7 +147,11 @@ fn leave(task: TaskRef) {
     match checked {
         Ok(()) => {
             fail::point("source.frozen");
-            cluster.tell(|core, now| core.frozen(now, body.id));
+            if body.journey().is_lazy {
+                cluster.tell(|core, now| core.frozen_lazily(now, body.id));
+            } else {
+                cluster.tell(|core, now| core.frozen(now, body.id));
+            }
         }
         Err(why) => {
             cluster.metrics.refused();
@@ -127,6 +163,13 @@ fn leave(task: TaskRef) {
             stay(task);
         }
     }
+}
+
+/// Whether the pages of the frozen task are to follow it.
+fn is_lazy(body: &MobileBody) -> bool {
+    let order = body.journey().order;
+    let is_wanted = order.is_some_and(|order| order.strategy == Strategy::PostCopy);
+    is_wanted && body.header().is_some_and(head::is_worth_it)
 }
 
 /// Whether the frozen task's pages are to be sent in rounds while it runs on: then it is to go on.
@@ -183,7 +226,10 @@ fn check(body: &MobileBody, target: NodeId, copying: Option<&Copying>) -> Result
     let audit = crate::node::node().config.audit;
     let slots = slots_of(header);
     // Pages that went in rounds were looked through as they were copied.
+    let is_lazy = body.journey().is_lazy;
     let is_clean = match copying {
+        // Long heaps are looked through as they follow.
+        None if is_lazy && serve::is_long(header) => !audit::roots_lead_out(header, &slots),
         Some(copying) => {
             let other = |why| Refusal::ShipFailed { why };
             !copying.has_suspects(header).map_err(other)? && !audit::roots_lead_out(header, &slots)
@@ -231,7 +277,7 @@ const LONG_IMAGE: usize = 1 << 20;
 pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
     let body = mobile(task);
     let is_long = body.header().is_some_and(|h| live_pages(h) * PAGE_LEN > LONG_IMAGE);
-    if is_long && body.journey().copying.is_none() {
+    if is_long && body.journey().copying.is_none() && !body.journey().is_lazy {
         let task = task.clone();
         let spawned = std::thread::Builder::new()
             .name("migrt-shipper".to_owned())
@@ -266,6 +312,22 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         copying.end();
         fail::point("source.shipped");
         if let Some(why) = failed {
+            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
+        }
+        return;
+    }
+    if journey.is_lazy
+        && let Some(header) = body.header()
+    {
+        let manifest = manifest_of(header, &journey);
+        let shipped = serve::ship(cluster, (task, header), (epoch, to), manifest);
+        let failed = shipped.map(|(serving, byte_count)| {
+            journey.serving = Some(serving);
+            cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
+        });
+        drop(journey);
+        fail::point("source.shipped");
+        if let Err(why) = failed {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
         }
         return;
@@ -312,13 +374,18 @@ fn ship_rest(
     journey: &Journey,
 ) -> Result<(Base, usize), String> {
     prepare(header);
-    let manifest = Manifest {
+    copying.ship_rest(header.id, header, &manifest_of(header, journey))
+}
+
+/// Of a started task, now.
+fn manifest_of(header: &Header, journey: &Journey) -> Manifest {
+    Manifest {
         entry: header.entry.id.0,
         args: None,
         stood_us: journey.stood_us(),
         clock: Reading::take(Some(header)),
-    };
-    copying.ship_rest(header.id, header, &manifest)
+        missing: Vec::new(),
+    }
 }
 
 /// Pages of a task's heap that hold live blocks or records.
@@ -335,6 +402,7 @@ fn load(body: &MobileBody, journey: &Journey) -> Option<Load> {
         args: None,
         stood_us: journey.stood_us(),
         clock: Reading::take(body.header()),
+        missing: Vec::new(),
     };
     let Some(header) = body.header() else {
         let call = body.take_call().expect("a task without a header has its call");
@@ -374,6 +442,8 @@ pub(crate) fn resume_here(cluster: &Cluster, task: TaskRef, epoch: Epoch, why: &
     body.epoch.store(epoch.0, Ordering::Relaxed);
     cluster.metrics.refused();
     end_rounds(body);
+    let serving = body.journey().serving.take();
+    drop(serving.map(|serving| serving.close()));
     body.take_move();
     if task.state.phase() == Phase::Frozen {
         stay(task);
@@ -394,8 +464,13 @@ fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     cluster.metrics.left();
     tracing::debug!(task = %body.id, to = to.0, "left");
     if let Some(header) = body.header() {
-        let base =
-            body.journey().shipped.take().expect("it was shipped before it was another node's");
+        let serving = body.journey().serving.take();
+        let base = match serving {
+            Some(serving) => Arc::new(serving.close()),
+            None => {
+                body.journey().shipped.take().expect("it was shipped before it was another node's")
+            }
+        };
         end_rounds(body);
         remains::keep_departed(header, base);
     }

@@ -42,6 +42,7 @@ pub(crate) mod spawn;
 pub(crate) mod stack;
 pub(crate) mod state;
 pub(crate) mod time;
+mod unusual;
 
 #[expect(unsafe_code, reason = "writes the process-wide canary and pointer guard")]
 pub(crate) mod cluster_secret;
