@@ -25,6 +25,9 @@ struct Plan {
 /// The names that exist, in the order of a move; a plan for another one is an error at start.
 pub(crate) const POINTS: &[&str] = &[
     "source.ordered",
+    "source.copying",
+    "source.round",
+    "target.round",
     "source.frozen",
     "source.shipped",
     "target.shipping",

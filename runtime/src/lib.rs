@@ -66,6 +66,7 @@ pub mod machine;
 mod node;
 
 pub use migrt_macros::{main, migratable};
+pub use migrt_proto::wire::{Method, MoveRecord};
 pub use migrt_proto::{NodeId, TaskId};
 
 pub use builder::Builder;

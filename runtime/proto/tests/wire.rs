@@ -24,6 +24,7 @@ fn frames() -> Vec<Frame> {
         moves: 3,
         cpu_us: 1 << 40,
         pins: vec![text()],
+        last_move: None,
     };
     let refusals = [
         Refusal::Busy,

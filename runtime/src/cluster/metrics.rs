@@ -1,10 +1,12 @@
 //! What the node counts, for its program and its peers.
 
+use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use migrt_proto::NodeId;
 use migrt_proto::transfer::MissingCounts;
+use migrt_proto::wire::MoveRecord;
+use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Reply, cluster};
@@ -12,6 +14,8 @@ use crate::task::current::{self, wait_until};
 
 /// Pauses kept per node.
 const PAUSES: usize = 65_536;
+/// Records of moves kept per node.
+const MOVES: usize = 1024;
 const KIND_ASK: u16 = 1;
 const KIND_REPLY: u16 = 2;
 /// The sender has links to all nodes of the start.
@@ -34,6 +38,8 @@ pub struct Metrics {
     /// Microseconds from suspension at the source until running here, of the last 65,536 arrivals;
     /// what the wire took on the way is not in it.
     pub pauses_us: Vec<u32>,
+    /// The last 1,024 arrivals.
+    pub moves: Vec<MoveRecord>,
     /// CPU time of the process in microseconds.
     pub cpu_us: u64,
     /// Mobile tasks that ended here.
@@ -48,6 +54,9 @@ pub struct Metrics {
     pub pages_doubled: u64,
 }
 
+/// The target has installed so many sections of the rounds of a task.
+const KIND_ROUND: u16 = 4;
+
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     moves_out: AtomicU64,
@@ -61,6 +70,7 @@ pub(crate) struct Counters {
     pages_demanded: AtomicU64,
     pages_doubled: AtomicU64,
     pauses_us: Mutex<(Vec<u32>, usize)>,
+    moves: Mutex<VecDeque<MoveRecord>>,
 }
 
 impl Counters {
@@ -77,7 +87,14 @@ impl Counters {
         self.moves_refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn arrived(&self, pause_us: u32) {
+    pub(crate) fn arrived(&self, record: &MoveRecord) {
+        let pause_us = u32::try_from(record.pause_us).unwrap_or(u32::MAX);
+        let mut moves = self.moves.lock().unwrap();
+        if moves.len() >= MOVES {
+            moves.pop_front();
+        }
+        moves.push_back(record.clone());
+        drop(moves);
         self.moves_in.fetch_add(1, Ordering::Relaxed);
         let mut pauses = self.pauses_us.lock().unwrap();
         let (kept, next) = &mut *pauses;
@@ -110,6 +127,7 @@ impl Counters {
             bytes_shipped: get(&self.bytes_shipped),
             pages_shipped: get(&self.pages_shipped),
             pauses_us: self.pauses_us.lock().unwrap().0.clone(),
+            moves: self.moves.lock().unwrap().iter().cloned().collect(),
             cpu_us: process_cpu_us(),
             tasks_ended: get(&self.tasks_ended),
             demand_faults: get(&self.demand_faults),
@@ -158,6 +176,28 @@ pub fn cluster_metrics() -> Vec<(NodeId, Metrics)> {
 
 impl Cluster {
     /// A message between runtimes.
+    /// Tells the source of an arriving task how many sections of its rounds are here.
+    pub(crate) fn tell_round(
+        &'static self,
+        source: NodeId,
+        task: TaskId,
+        epoch: Epoch,
+        sections: u32,
+    ) {
+        let bytes = postcard::to_stdvec(&(task, epoch, sections)).expect("plain numbers encode");
+        self.tell(|core, now| core.send_custom(now, source, KIND_ROUND, bytes));
+    }
+
+    fn round_installed(&self, from: NodeId, task: TaskId, epoch: Epoch, sections: u32) {
+        let record = self.resident(task);
+        let body = record.as_ref().and_then(|record| record.mobile());
+        if let Some(copying) = body.and_then(|body| body.journey().copying.clone())
+            && (copying.target, copying.epoch) == (from, epoch)
+        {
+            copying.installed(sections);
+        }
+    }
+
     pub(super) fn custom(&'static self, from: NodeId, kind: u16, bytes: &[u8]) {
         match (kind, bytes.split_first_chunk::<8>()) {
             (KIND_ASK, Some((token, _))) => {
@@ -171,6 +211,10 @@ impl Cluster {
                     let token = migrt_proto::Token(u64::from_le_bytes(*token));
                     self.reply(token, Reply::Metrics(metrics));
                 }
+            }
+            (KIND_ROUND, _) => {
+                let Ok((task, epoch, sections)) = postcard::from_bytes(bytes) else { return };
+                self.round_installed(from, task, epoch, sections);
             }
             (KIND_MESHED, _) => {
                 self.meshed.lock().unwrap().insert(from);

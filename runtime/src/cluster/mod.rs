@@ -266,10 +266,9 @@ impl Cluster {
 
     /// The task has given up a slot, of which pages may be watched.
     pub(crate) fn unwatch(&self, task: TaskId, slot: SlotId) {
-        let copying = self
-            .residents
-            .with(task, |record| record.mobile().and_then(|body| body.journey().copying.clone()));
-        if let Some(Some(copying)) = copying {
+        let record = self.resident(task);
+        let body = record.as_ref().and_then(|record| record.mobile());
+        if let Some(copying) = body.and_then(|body| body.journey().copying.clone()) {
             copying.watch.forget(slot);
         }
     }

@@ -42,6 +42,7 @@ const RELEASE_PATIENCE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Arrival {
     task: TaskId,
+    from: NodeId,
     /// What came with its last pages, and when these began to come.
     last: OnceLock<(Manifest, Instant)>,
     state: Mutex<State>,
@@ -182,14 +183,24 @@ impl Arrival {
         };
         let shipped = manifest.clock.elapsed(since.elapsed());
         let pause_us = manifest.stood_us + shipped.as_micros() as u32;
-        crate::cluster::cluster().metrics.arrived(pause_us);
-        tracing::debug!(task = %self.task, pause_us, "arrived");
+        let shipped = shipped.max(since.elapsed());
+        let cluster = crate::cluster::cluster();
+        let ends = (self.task, self.from, cluster.me());
+        let record = manifest.report.clone().finish(ends, pause_us.into(), shipped);
+        tracing::info!(
+            task = %record.task, from = %record.from, to = %record.to, method = ?record.method,
+            why = record.why, rounds = record.rounds, live_pages = record.live_pages,
+            sent_pages = record.sent_pages, rest_pages = record.rest_pages,
+            pause_us, total_us = record.total_us, in_time = record.met_max_pause(), "moved"
+        );
+        cluster.metrics.arrived(&record);
         let call = copy.promise.map(|promise| Call {
             entry: EntryId(manifest.entry),
             args: manifest.args.clone().unwrap_or_default(),
             _promise: promise,
         });
         let body = MobileBody::new(self.task, epoch.0, call, header);
+        body.set_arrival(record);
         let record = TaskRef::new(None, Body::Mobile(body));
         if let (Some(lacking), Some(body)) = (copy.lacking, record.mobile()) {
             lacking.thawed(&record, body);
@@ -214,6 +225,8 @@ struct Incoming {
     is_last: bool,
     /// Of the next section's head, as far as it has come.
     head: Frames,
+    /// Sections of rounds that were installed.
+    sections: u32,
     /// Post-copy: this was the head, and chunks follow.
     lazy: Option<Lazy>,
 }
@@ -231,7 +244,7 @@ struct Lazy {
 
 impl Arrive {
     /// A stream begins with this section.
-    pub(crate) fn open(cluster: &'static Cluster, source: NodeId, section: Section) -> Arrive {
+    pub(crate) fn open(cluster: &'static Cluster, from: NodeId, section: Section) -> Arrive {
         let (task, epoch) = (section.task, section.epoch);
         let mut copy = Copy { kept: remains::take(task), ..Copy::default() };
         let last = OnceLock::new();
@@ -239,14 +252,14 @@ impl Arrive {
             .and_then(|()| begin(&mut copy, &section, (task, epoch), &last))
             .and_then(|incoming| match section.kind {
                 SectionKind::Head => {
-                    begin_lazy(cluster, (task, epoch, source), &mut copy, &last, incoming)
+                    begin_lazy(cluster, (task, epoch, from), &mut copy, &last, incoming)
                 }
                 _ => Ok(incoming),
             });
         if incoming.is_err() {
             std::mem::take(&mut copy).undo();
         }
-        let arrival = Arc::new(Arrival { task, last, state: Mutex::new(State::Here(copy)) });
+        let arrival = Arc::new(Arrival { task, from, last, state: Mutex::new(State::Here(copy)) });
         let mut arrive = Arrive { cluster, arrival, epoch, incoming };
         match &arrive.incoming {
             Ok(_) => cluster.expect_arrival(task, epoch, arrive.arrival.clone()),
@@ -267,7 +280,8 @@ impl Arrive {
         merge.finish().map_err(|why| Refusal::Other { why })
     }
 
-    /// Installs bytes, and takes the heads between them. Gives what is left behind a head of post-copy.
+    /// Installs bytes, and takes the heads between them; tells the source of rounds that are all there.
+    /// Gives what is left behind a head of post-copy.
     fn install<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], String> {
         // Refused already: the source hears why. (Breaking the stream would tell it only that.)
         let Ok(incoming) = self.incoming.as_mut() else { return Ok(&[]) };
@@ -277,10 +291,14 @@ impl Arrive {
         // Held while pages are written: a discard waits, and then nothing is written any more.
         let mut state = self.arrival.state.lock().unwrap();
         let State::Here(copy) = &mut *state else { return Ok(&[]) };
+        let sections_before = incoming.sections;
         while !bytes.is_empty() {
             if !incoming.installer.is_complete() {
                 let taken = incoming.installer.write(bytes, copy.merge.as_mut());
                 bytes = &bytes[taken..];
+                if incoming.installer.is_complete() && !incoming.is_last {
+                    incoming.sections += 1;
+                }
             } else if incoming.lazy.is_some() {
                 break;
             } else if incoming.is_last {
@@ -293,10 +311,24 @@ impl Arrive {
                 if section.kind == SectionKind::Head {
                     return Err("a head of post-copy after rounds".to_owned());
                 }
+                let sections = incoming.sections;
                 *incoming = begin(copy, &section, of, &self.arrival.last)?;
+                incoming.sections = sections;
             }
         }
+        let has_round = incoming.sections > sections_before;
+        drop(state);
+        if has_round {
+            self.tell_installed();
+        }
         Ok(bytes)
+    }
+
+    /// Tells the source how many sections of rounds are installed.
+    fn tell_installed(&self) {
+        let Ok(incoming) = &self.incoming else { return };
+        let (task, epoch) = (self.arrival.task, self.epoch);
+        self.cluster.tell_round(self.arrival.from, task, epoch, incoming.sections);
     }
 
     /// Post-copy, behind the head: chunks.
@@ -392,7 +424,10 @@ fn begin(
     copy.take(section)?;
     let task_slot = copy.slots.first().map(|slot| SlotRef(slot.raw()));
     let is_last = match section.kind {
-        SectionKind::Round { .. } => false,
+        SectionKind::Round { .. } => {
+            crate::fail::point("target.round");
+            false
+        }
         SectionKind::Rest | SectionKind::Head => true,
         _ => return Err("a section of another kind of move".to_owned()),
     };
@@ -406,7 +441,7 @@ fn begin(
         let _ = last.set((manifest_of(section)?, since));
     }
     let installer = Installer::new(task_slot, &section.slots)?;
-    Ok(Incoming { installer, is_last, head: Frames::default(), lazy: None })
+    Ok(Incoming { installer, is_last, head: Frames::default(), sections: 0, lazy: None })
 }
 
 /// A head begins: what follows it.

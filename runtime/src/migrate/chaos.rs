@@ -37,7 +37,9 @@ pub(crate) fn suspended(body: &MobileBody, why: Suspend) -> Suspend {
     if let Some(next) = next_node(&cluster.members(), cluster.me()) {
         // Refused while another move is under way, which is as good.
         if cluster
-            .tell(|core, now| core.order(now, body.id, next, super::strategy::default().to_wire()))
+            .tell(|core, now| {
+                core.order(now, body.id, next, super::strategy::of_oneself().to_wire())
+            })
             .is_ok()
         {
             return Suspend::Park;

@@ -13,60 +13,29 @@
 //! (rule 1 of `migrt_iso::track`). Nobody reads it before the commit (rule 2 of the hand-off).
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use migrt_iso::{PAGE_LEN, SlotId, page};
-use migrt_proto::transfer::{
-    Limits, PageFrame, PageSet, Rounds, RoundsRecord, Run, Section, SectionKind, Step,
-};
-use migrt_proto::wire::{PageRun, ShipSlot, StreamHead};
-use migrt_proto::{Epoch, Micros, NodeId, SlotRef, TaskId};
+use migrt_iso::PAGE_LEN;
+use migrt_proto::transfer::{Limits, Rounds, Step};
+use migrt_proto::{Epoch, NodeId, TaskId};
 
-use super::audit::Suspects;
-use super::remains::{Base, Parts, addr_of, number_of};
+use super::Manifest;
+use super::remains::{Base, Parts, addr_of};
+use super::rounds::{Checkpoint, Work, head_of};
 use super::watch::Watch;
-use super::{Manifest, image, slots_of};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::exec::door;
 use crate::fail;
-use crate::net::{BulkFeed, Part};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
-
-/// Sections have at most so many runs of pages: their heads stay far below the limit of the wire.
-const SECTION_RUNS_MAX: u64 = 16 << 10;
-
-/// What is alive of a task, as seen in a brief stop.
-#[derive(Debug)]
-pub(crate) struct Checkpoint {
-    /// Its slots, the task slot first.
-    slots: Vec<SlotId>,
-    /// Live pages of its heap.
-    live: PageSet,
-}
-
-impl Checkpoint {
-    /// Of a task that the caller holds.
-    pub(crate) fn of(header: &Header) -> Checkpoint {
-        let mut live = PageSet::new();
-        header.prefix.arena().for_each_live_run(&mut |addr, len| {
-            live.insert(Run::new(number_of(addr), (len / PAGE_LEN) as u64));
-        });
-        Checkpoint { slots: slots_of(header), live }
-    }
-
-    /// Pages of its heap.
-    pub(crate) fn page_count(&self) -> u64 {
-        self.live.len()
-    }
-}
 
 /// The rounds of one try of a move.
 #[derive(Debug)]
 pub(crate) struct Copying {
     pub(crate) target: NodeId,
     pub(crate) epoch: Epoch,
+    /// Why pages go in rounds, for the record.
+    why: String,
     pub(crate) watch: Watch,
     state: Mutex<State>,
     news: Condvar,
@@ -78,28 +47,12 @@ pub(crate) struct Copying {
 struct State {
     wanted: bool,
     stop: Option<Checkpoint>,
+    /// Sections that the target has installed.
+    installed: u32,
     /// The rounds are over and the task is to be frozen.
     is_last: bool,
     /// Nothing is to be done any more: called off, ended, or shipped.
     over: bool,
-}
-
-#[derive(Debug)]
-struct Work {
-    rounds: Rounds,
-    base: Base,
-    feed: Option<BulkFeed>,
-    /// Written pages that the heap did not list as alive when they were last looked at.
-    leftover: PageSet,
-    sent: PageSet,
-    suspects: Suspects,
-}
-
-/// What a task's rounds came to, for the record of its move.
-#[derive(Clone, Debug)]
-pub(crate) struct Outcome {
-    pub(crate) rounds: RoundsRecord,
-    pub(crate) byte_count: u64,
 }
 
 impl Copying {
@@ -109,22 +62,17 @@ impl Copying {
         task: &TaskRef,
         to: (NodeId, Epoch),
         limits: Limits,
+        why: String,
         first: Checkpoint,
     ) -> Option<Arc<Copying>> {
         let copying = Arc::new(Copying {
             target: to.0,
             epoch: to.1,
+            why,
             watch: Watch::default(),
             state: Mutex::default(),
             news: Condvar::new(),
-            work: Mutex::new(Work {
-                rounds: Rounds::new(limits, cluster.link_rate(to.0)),
-                base: Base::default(),
-                feed: None,
-                leftover: PageSet::new(),
-                sent: PageSet::new(),
-                suspects: Suspects::default(),
-            }),
+            work: Mutex::new(Work::new(Rounds::new(limits, cluster.link_rate(to.0)))),
         });
         let (task, mover) = (task.clone(), copying.clone());
         std::thread::Builder::new()
@@ -151,6 +99,21 @@ impl Copying {
         state.stop = Some(Checkpoint::of(header));
         self.news.notify_all();
         true
+    }
+
+    /// The target has installed so many sections.
+    pub(crate) fn installed(&self, sections: u32) {
+        self.state().installed = sections;
+        self.news.notify_all();
+    }
+
+    /// Waits until the target has installed so many sections; `false`: the rounds are over.
+    pub(super) fn wait_installed(&self, sections: u32) -> bool {
+        let mut state = self.state();
+        while state.installed < sections && !state.over {
+            state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        !state.over
     }
 
     /// Whether the rounds are over and the task is to be frozen now.
@@ -256,13 +219,6 @@ impl Copying {
         }
     }
 
-    /// What the rounds came to.
-    pub(crate) fn outcome(&self) -> Outcome {
-        let record = self.work().rounds.record();
-        let byte_count = record.rounds.iter().map(|round| round.byte_count).sum();
-        Outcome { rounds: record, byte_count }
-    }
-
     /// Whether words of a frozen task's heap may lead out of it: seen in the rounds, or in pages
     /// written since.
     ///
@@ -276,6 +232,7 @@ impl Copying {
             let (addr, len) = (addr_of(run.first), run.count as usize * PAGE_LEN);
             work.suspects.look(&stop.slots, addr, addr, len);
         }
+        work.last = Some((stop, rest));
         Ok(work.suspects.any_alive(header))
     }
 
@@ -288,13 +245,25 @@ impl Copying {
         &self,
         task: TaskId,
         header: &Header,
-        manifest: &Manifest,
+        manifest: impl FnOnce() -> Manifest,
     ) -> Result<(Base, usize), String> {
         let mut work = self.work();
-        let (mut parts, mut section, mut byte_count);
+        let (mut parts, mut section, mut byte_count, mut live_pages);
         loop {
             parts = Parts::default();
-            (section, byte_count) = work.copy_rest(self, task, header, &mut parts)?;
+            // What the node writes to pages that it reaches after the last look is the node's: it
+            // stays here, and differs from the base.
+            let (stop, rest) = match work.last.take() {
+                Some(last) => last,
+                None => {
+                    let stop = Checkpoint::of(header);
+                    let rest = work.last_look(self, &stop)?;
+                    (stop, rest)
+                }
+            };
+            live_pages = stop.page_count();
+            (section, byte_count) =
+                work.copy_rest((self, task), header, &stop, rest, &mut parts)?;
             // Others may free blocks of a frozen task. Such a free is carried out here or kept for
             // its return, but never goes along: it would be carried out twice.
             if work.base.word(header.prefix.arena().remote_list_addr()) == Some(0) {
@@ -302,7 +271,11 @@ impl Copying {
             }
             header.drain_frees();
         }
-        section.extra = postcard::to_stdvec(manifest).expect("plain data encodes");
+        let rest_pages = (byte_count / PAGE_LEN) as u64;
+        let record = work.rounds.record();
+        let mut manifest = manifest();
+        manifest.report.pre_copy(&self.why, &record, live_pages, rest_pages);
+        section.extra = postcard::to_stdvec(&manifest).expect("plain data encodes");
         let feed = work.feed.take().expect("rounds have opened the stream");
         let mut all = vec![head_of(section)];
         all.append(&mut parts.0);
@@ -310,207 +283,4 @@ impl Copying {
         feed.finish();
         Ok((std::mem::take(&mut work.base), byte_count))
     }
-}
-
-impl Work {
-    fn next(&mut self, live: &PageSet, dirty: PageSet) -> Step {
-        self.rounds.dead(&self.sent.difference(live));
-        self.leftover.add_all(&dirty);
-        let usable = self.leftover.intersection(live);
-        self.leftover.remove_all(&usable);
-        self.rounds.next(&usable)
-    }
-
-    /// Of a frozen task: live pages of the heap that the target does not have as they are.
-    fn last_look(&mut self, copying: &Copying, stop: &Checkpoint) -> Result<PageSet, String> {
-        let dirty = copying.watch.take_dirty()?;
-        // The decision is made; this only takes note.
-        let _ = self.next(&stop.live, dirty);
-        let mut rest = self.rounds.outstanding().union(&self.leftover);
-        for &slot in stop.slots.iter().filter(|&&slot| !copying.watch.has(slot)) {
-            rest.insert(Run::new(number_of(slot.base()), (slot.len() / PAGE_LEN) as u64));
-        }
-        Ok(rest.intersection(&stop.live))
-    }
-
-    /// Copies the rest of a frozen task; gives the head of its section and its bytes.
-    fn copy_rest(
-        &mut self,
-        copying: &Copying,
-        task: TaskId,
-        header: &Header,
-        parts: &mut Parts,
-    ) -> Result<(Section, usize), String> {
-        let stop = Checkpoint::of(header);
-        let mut rest = self.last_look(copying, &stop)?;
-        let mut blank = PageSet::new();
-        for page in rest.pages() {
-            // SAFETY: a page of the frozen task.
-            if unsafe { page::is_zero_page(addr_of(page) as *const u8) } {
-                blank.insert(Run::one(page));
-            }
-        }
-        rest.remove_all(&blank);
-        // Of what was sent, all that is dead now, or has become zero.
-        let mut zero = self.sent.difference(&stop.live);
-        zero.add_all(&blank.intersection(&self.sent));
-        zero.pages().for_each(|page| self.base.remove(page));
-        let (from, to) = image::always_shipped(header);
-        rest.insert(Run::new(number_of(from), ((to - from) / PAGE_LEN) as u64));
-        let byte_count = rest.len() as usize * PAGE_LEN;
-        let list = by_slot(&stop.slots, &rest);
-        self.copy(&list, byte_count, parts)?;
-        let section = Section {
-            task,
-            epoch: copying.epoch,
-            kind: SectionKind::Rest,
-            slots: list,
-            zero: by_slot(&stop.slots, &zero),
-            page_len: PAGE_LEN as u32,
-            extra: Vec::new(),
-        };
-        Ok((section, byte_count))
-    }
-
-    /// Copies pages in the order in which they are listed and sent.
-    fn copy(&mut self, list: &[ShipSlot], len: usize, parts: &mut Parts) -> Result<(), String> {
-        let mut left = len;
-        for item in list {
-            let base = SlotId::from_raw(item.slot.0).expect("a slot of this node").base();
-            for run in &item.runs {
-                let first = number_of(base + run.first as usize * PAGE_LEN);
-                let run = Run::new(first, u64::from(run.count));
-                let added = self.base.add(run, left, parts);
-                added.ok_or("this node has no slot left to copy the task's pages to")?;
-                left -= run.count as usize * PAGE_LEN;
-            }
-        }
-        Ok(())
-    }
-
-    /// Copies and sends one round; returns when it was written.
-    fn send(
-        &mut self,
-        cluster: &'static Cluster,
-        (task, copying): (TaskId, &Copying),
-        slots: &[SlotId],
-        pages: &PageSet,
-        body: &crate::task::body::MobileBody,
-    ) -> Result<(), String> {
-        let mut left = pages.clone();
-        while !left.is_empty() {
-            let chunk = take_runs(&mut left, SECTION_RUNS_MAX);
-            let since = Instant::now();
-            let (sent, byte_count) =
-                self.send_section(cluster, (task, copying), slots, &chunk, body)?;
-            self.sent.add_all(&sent);
-            let took = Micros(since.elapsed().as_micros().max(1) as u64);
-            self.rounds.sent(byte_count, took);
-            cluster.metrics.shipped(sent.len() as usize, byte_count as usize);
-        }
-        cluster.note_rate(copying.target, self.rounds.link());
-        Ok(())
-    }
-
-    fn send_section(
-        &mut self,
-        cluster: &'static Cluster,
-        (task, copying): (TaskId, &Copying),
-        slots: &[SlotId],
-        pages: &PageSet,
-        body: &crate::task::body::MobileBody,
-    ) -> Result<(PageSet, u64), String> {
-        let mut send = PageSet::new();
-        for page in pages.pages() {
-            // SAFETY: a page of a slot of the task, mapped; it may be written at this moment.
-            let is_zero = unsafe { page::is_zero_page(addr_of(page) as *const u8) };
-            // One that was sent before goes again, zero or not.
-            if !is_zero || self.sent.contains(page) {
-                send.insert(Run::one(page));
-            }
-        }
-        let mut parts = Parts::default();
-        let len = send.len() as usize * PAGE_LEN;
-        let list = by_slot(slots, &send);
-        self.copy(&list, len, &mut parts)?;
-        for page in send.pages() {
-            let copy = self.base.page(addr_of(page)).expect("just copied");
-            self.suspects.look(slots, addr_of(page), copy, PAGE_LEN);
-        }
-        let extra = match &self.feed {
-            Some(_) => Vec::new(),
-            None => {
-                let entry = body.header().ok_or("it has ended")?.entry.id.0;
-                let manifest = Manifest { entry, ..Manifest::default() };
-                postcard::to_stdvec(&manifest).expect("plain data encodes")
-            }
-        };
-        let section = Section {
-            task,
-            epoch: copying.epoch,
-            kind: SectionKind::Round { n: self.rounds.record().rounds.len() as u32 },
-            slots: list,
-            zero: Vec::new(),
-            page_len: PAGE_LEN as u32,
-            extra,
-        };
-        let feed = match &self.feed {
-            Some(feed) => {
-                parts.0.insert(0, head_of(section));
-                feed
-            }
-            None => {
-                let mut header = Vec::new();
-                StreamHead::Pages(PageFrame::Section(section)).encode(&mut header);
-                let epoch = copying.epoch;
-                let feed = cluster.open_bulk(copying.target, header, move |result| {
-                    if let Err(why) = result {
-                        cluster.tell(|core, now| core.ship_failed(now, task, epoch, &why));
-                    }
-                });
-                self.feed.insert(feed.ok_or("this node is alone")?)
-            }
-        };
-        let written = feed.push(parts.0);
-        // Looks up now and then: the rounds may be called off while the link stands still.
-        loop {
-            match written.recv_timeout(Duration::from_millis(50)) {
-                Ok(()) => return Ok((send, len as u64)),
-                Err(std::sync::mpsc::RecvTimeoutError::Timeout) if !copying.state().over => {}
-                Err(_) => return Err("the stream broke".to_owned()),
-            }
-        }
-    }
-}
-
-/// A section's head as it stands between pages: its length, then the frame.
-pub(super) fn head_of(section: Section) -> Part {
-    head_of_frame(&PageFrame::Section(section))
-}
-
-/// A frame behind its length.
-pub(super) fn head_of_frame(page_frame: &PageFrame) -> Part {
-    let mut frame = vec![0; 4];
-    page_frame.encode(&mut frame);
-    let len = (frame.len() - 4) as u32;
-    frame[..4].copy_from_slice(&len.to_le_bytes());
-    Part::Owned(frame)
-}
-
-/// Takes the first so many runs out.
-fn take_runs(pages: &mut PageSet, count: u64) -> PageSet {
-    let taken: u64 = pages.runs().take(count as usize).map(|run| run.count).sum();
-    pages.take_first(taken)
-}
-
-/// Pages by the slot they lie in; every slot of the task is named.
-pub(super) fn by_slot(slots: &[SlotId], pages: &PageSet) -> Vec<ShipSlot> {
-    let of = |slot: &SlotId| {
-        let base = number_of(slot.base());
-        let within = pages.within(Run::new(base, (slot.len() / PAGE_LEN) as u64));
-        let run =
-            |run: Run| PageRun { first: (run.first.0 - base.0) as u32, count: run.count as u32 };
-        ShipSlot { slot: SlotRef(slot.raw()), runs: within.runs().map(run).collect() }
-    };
-    slots.iter().map(of).collect()
 }

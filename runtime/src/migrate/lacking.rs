@@ -28,7 +28,7 @@ use migrt_proto::transfer::{
 use migrt_proto::wire::{ShipSlot, StreamHead};
 use migrt_proto::{Epoch, NodeId, TaskId};
 
-use super::copying::head_of_frame;
+use super::rounds::head_of_frame;
 use super::remains::{addr_of, number_of};
 use crate::cluster::Cluster;
 use crate::net::BulkFeed;

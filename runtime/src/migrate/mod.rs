@@ -17,7 +17,6 @@ pub(crate) mod arrive;
 #[expect(unsafe_code, reason = "reads every word of a frozen task")]
 pub(crate) mod audit;
 pub(crate) mod chaos;
-#[expect(unsafe_code, reason = "reads pages of tasks that run")]
 pub(crate) mod copying;
 #[expect(unsafe_code, reason = "handles signals, and waits for pages")]
 pub(crate) mod fault;
@@ -32,8 +31,11 @@ mod installer;
 pub(crate) mod lacking;
 pub(crate) mod pins;
 mod plan;
+pub(crate) mod record;
 #[expect(unsafe_code, reason = "compares and merges pages that the node still uses")]
 pub(crate) mod remains;
+#[expect(unsafe_code, reason = "reads pages of tasks that run")]
+mod rounds;
 #[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
 pub(crate) mod serve;
 pub(crate) mod strategy;
@@ -48,15 +50,18 @@ use migrt_proto::wire::{Refusal, ShipHeader, ShipSlot, Strategy, StreamHead};
 use migrt_proto::{Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
-use self::copying::{Checkpoint, Copying};
+use self::copying::Copying;
+use self::plan::Plan;
+use self::record::Report;
 use self::remains::Base;
+use self::rounds::Checkpoint;
 use crate::census;
 use crate::cluster::{Cluster, cluster};
 use crate::config::Audit;
 use crate::exec::door;
 use crate::fail;
 use crate::net::Part;
-use crate::task::body::{Journey, MobileBody, Order};
+use crate::task::body::{MobileBody, Order};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
 use crate::task::state::Phase;
@@ -77,6 +82,8 @@ pub(crate) struct Manifest {
     pub(crate) stood_us: u32,
     /// Its clock when this was written.
     pub(crate) clock: Reading,
+    /// What the move came to so far; for the record.
+    pub(crate) report: Report,
     /// Post-copy: live pages that follow.
     pub(crate) missing: Vec<ShipSlot>,
 }
@@ -85,7 +92,8 @@ pub(crate) struct Manifest {
 pub(crate) fn order(task: TaskRef, target: NodeId, epoch: Epoch, strategy: Strategy) {
     fail::point("source.ordered");
     let body = mobile(&task);
-    body.journey().order = Some(Order { epoch, strategy });
+    let since = Instant::now();
+    body.journey().order = Some(Order { epoch, strategy, since });
     body.ask_move(target.0);
     if !body.may_leave() {
         // Pages of it are on their way here, all of them: it goes when they have come (`untied`).
@@ -169,13 +177,14 @@ fn leave(task: TaskRef) {
 fn is_lazy(body: &MobileBody) -> bool {
     let order = body.journey().order;
     let is_wanted = order.is_some_and(|order| order.strategy == Strategy::PostCopy);
+    // (One that lacks pages itself does not get so far.)
     is_wanted && body.header().is_some_and(head::is_worth_it)
 }
 
 /// Whether the frozen task's pages are to be sent in rounds while it runs on: then it is to go on.
 fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bool {
     let body = mobile(task);
-    let (Some(header), Some(Order { epoch, strategy })) = (body.header(), body.journey().order)
+    let (Some(header), Some(Order { epoch, strategy, .. })) = (body.header(), body.journey().order)
     else {
         return false;
     };
@@ -183,12 +192,11 @@ fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bo
         return false;
     }
     let first = Checkpoint::of(header);
-    let Some(limits) = plan::limits(strategy, first.page_count(), cluster.link_rate(target)) else {
-        return false;
-    };
+    let plan = plan::plan(strategy, first.page_count(), cluster.link_rate(target));
+    let Plan { limits: Some(limits), why, .. } = plan else { return false };
     // From now on slots that it gives up are not used again at once.
     header.prefix.set_travelled(body.id);
-    let copying = Copying::start(cluster, task, (target, epoch), limits, first);
+    let copying = Copying::start(cluster, task, (target, epoch), limits, why, first);
     let has_begun = copying.is_some();
     body.journey().copying = copying;
     has_begun
@@ -293,21 +301,21 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
     let body = mobile(task);
     let id = body.id;
     // Held until the copy is made: a move that is called off meanwhile waits for it.
-    let mut journey = body.journey();
+    let mut shipped = body.shipped();
     if task.state.phase() != Phase::Frozen {
         return;
     }
-    if let (Some(copying), Some(header)) = (journey.copying.clone(), body.header()) {
-        let shipped = ship_rest(&copying, header, &journey);
-        let failed = match shipped {
+    let copying = body.journey().copying.clone();
+    if let (Some(copying), Some(header)) = (copying, body.header()) {
+        let failed = match ship_rest(&copying, header, body) {
             Ok((base, byte_count)) => {
-                journey.shipped = Some(Arc::new(base));
+                *shipped = Some(Arc::new(base));
                 cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
                 None
             }
             Err(why) => Some(why),
         };
-        drop(journey);
+        drop(shipped);
         // The mover's thread ends, and with it the watching.
         copying.end();
         fail::point("source.shipped");
@@ -316,31 +324,34 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         }
         return;
     }
-    if journey.is_lazy
+    if body.journey().is_lazy
         && let Some(header) = body.header()
     {
-        let manifest = manifest_of(header, &journey);
-        let shipped = serve::ship(cluster, (task, header), (epoch, to), manifest);
-        let failed = shipped.map(|(serving, byte_count)| {
-            journey.serving = Some(serving);
-            cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
-        });
-        drop(journey);
+        let done = serve::ship(cluster, (task, header), (epoch, to));
+        let failed = match done {
+            Ok((serving, byte_count)) => {
+                body.journey().serving = Some(serving);
+                cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
+                None
+            }
+            Err(why) => Some(why),
+        };
+        drop(shipped);
         fail::point("source.shipped");
-        if let Err(why) = failed {
+        if let Some(why) = failed {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
         }
         return;
     }
-    let Some(load) = load(body, &journey) else {
-        drop(journey);
+    let Some(load) = load(body) else {
+        drop(shipped);
         let why = "this node has no slot left to copy the task's pages to";
         return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why));
     };
     let Load { manifest, slots, base, parts } = load;
     let byte_count = base.byte_count();
-    journey.shipped = Some(Arc::new(base));
-    drop(journey);
+    *shipped = Some(Arc::new(base));
+    drop(shipped);
     let ship = ShipHeader {
         task: id,
         epoch,
@@ -371,21 +382,10 @@ struct Load {
 fn ship_rest(
     copying: &Copying,
     header: &Header,
-    journey: &Journey,
+    body: &MobileBody,
 ) -> Result<(Base, usize), String> {
     prepare(header);
-    copying.ship_rest(header.id, header, &manifest_of(header, journey))
-}
-
-/// Of a started task, now.
-fn manifest_of(header: &Header, journey: &Journey) -> Manifest {
-    Manifest {
-        entry: header.entry.id.0,
-        args: None,
-        stood_us: journey.stood_us(),
-        clock: Reading::take(Some(header)),
-        missing: Vec::new(),
-    }
+    copying.ship_rest(header.id, header, || manifest(body))
 }
 
 /// Pages of a task's heap that hold live blocks or records.
@@ -396,15 +396,9 @@ fn live_pages(header: &Header) -> usize {
 }
 
 /// Copies a frozen task's pages, or its call. `None`: there is no slot for the copy.
-fn load(body: &MobileBody, journey: &Journey) -> Option<Load> {
-    let mut manifest = Manifest {
-        entry: 0,
-        args: None,
-        stood_us: journey.stood_us(),
-        clock: Reading::take(body.header()),
-        missing: Vec::new(),
-    };
+fn load(body: &MobileBody) -> Option<Load> {
     let Some(header) = body.header() else {
+        let mut manifest = manifest(body);
         let call = body.take_call().expect("a task without a header has its call");
         manifest.entry = call.entry.0;
         manifest.args = Some(call.args.clone());
@@ -412,17 +406,33 @@ fn load(body: &MobileBody, journey: &Journey) -> Option<Load> {
         let (slots, parts) = (Vec::new(), Vec::new());
         return Some(Load { manifest, slots, base: Base::default(), parts });
     };
-    manifest.entry = header.entry.id.0;
     prepare(header);
     loop {
         let image = image::of(header);
         let (base, parts) = Base::copy(&image.slots)?;
+
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
         if base.word(header.prefix.arena().remote_list_addr()) == Some(0) {
+            let mut manifest = manifest(body);
+            let strategy = body.journey().order.map(|order| order.strategy);
+            manifest.report.stop_copy(strategy, (base.byte_count() / PAGE_LEN) as u64);
             return Some(Load { manifest, slots: image.slots, base, parts });
         }
         header.drain_frees();
+    }
+}
+
+/// Written when everything else is ready: what it says of times holds from then on.
+fn manifest(body: &MobileBody) -> Manifest {
+    let journey = body.journey();
+    Manifest {
+        entry: body.header().map_or(0, |header| header.entry.id.0),
+        args: None,
+        stood_us: journey.stood_us(),
+        clock: Reading::take(body.header()),
+        report: Report::begin(&journey),
+        missing: Vec::new(),
     }
 }
 
@@ -467,9 +477,7 @@ fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
         let serving = body.journey().serving.take();
         let base = match serving {
             Some(serving) => Arc::new(serving.close()),
-            None => {
-                body.journey().shipped.take().expect("it was shipped before it was another node's")
-            }
+            None => body.shipped().take().expect("it was shipped before it was another node's"),
         };
         end_rounds(body);
         remains::keep_departed(header, base);

@@ -25,10 +25,10 @@ use migrt_proto::wire::{ShipSlot, StreamHead};
 use migrt_proto::{Epoch, NodeId, TaskId};
 
 use super::audit::{self, Suspects};
-use super::copying::{by_slot, head_of};
+use super::rounds::{by_slot, head_of};
 use super::head::{self, Split};
 use super::remains::{Base, Parts, addr_of, number_of};
-use super::{Manifest, prepare};
+use super::prepare;
 use crate::census;
 use crate::cluster::Cluster;
 use crate::config::Audit;
@@ -92,7 +92,6 @@ pub(super) fn ship(
     cluster: &'static Cluster,
     (task, header): (&TaskRef, &Header),
     (epoch, to): (Epoch, NodeId),
-    mut manifest: Manifest,
 ) -> Result<(Arc<Serving>, usize), String> {
     const NO_SLOT: &str = "this node has no slot left to copy the task's pages to";
     prepare(header);
@@ -110,6 +109,8 @@ pub(super) fn ship(
         header.drain_frees();
     }
     let Split { slots, head, missing } = split;
+    let mut manifest = super::manifest(task.mobile().expect("only mobile tasks move"));
+    manifest.report.post_copy(head.len(), missing.len());
     manifest.missing = by_slot(&slots, &missing);
     manifest.missing.retain(|item| !item.runs.is_empty());
     let section = Section {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use migrt_proto::wire::Strategy;
+use migrt_proto::wire::{MoveRecord, Strategy};
 use migrt_proto::{EntryId, Epoch, TaskId};
 
 use super::header::Header;
@@ -36,6 +36,7 @@ pub(crate) struct Call {
 pub(crate) struct Order {
     pub(crate) epoch: Epoch,
     pub(crate) strategy: Strategy,
+    pub(crate) since: Instant,
 }
 
 /// Why a task is not run any more.
@@ -68,12 +69,12 @@ pub(crate) struct Journey {
     pub(crate) order: Option<Order>,
     /// The rounds of it, if pages go while the task runs.
     pub(crate) copying: Option<Arc<Copying>>,
-    /// What is on its way, kept as the base of its remains.
-    pub(crate) shipped: Option<Arc<Base>>,
     /// It leaves by post-copy.
     pub(crate) is_lazy: bool,
     /// The pages that follow it.
     pub(crate) serving: Option<Arc<Serving>>,
+    /// The record of the move that it came here by.
+    pub(crate) arrival: Option<Box<MoveRecord>>,
 }
 
 impl Journey {
@@ -97,8 +98,10 @@ pub(crate) struct MobileBody {
     ties: AtomicU32,
     lacking: Mutex<Option<Arc<Lacking>>>,
     doom: Mutex<Option<Doom>>,
-    /// When it was last frozen, and why its last move was refused.
+    /// Its last move: when it was frozen, why it was refused. Never held for long.
     journey: Mutex<Journey>,
+    /// What is on its way, kept as the base of its remains. Held while that is copied.
+    shipped: Mutex<Option<Arc<Base>>>,
 }
 
 impl MobileBody {
@@ -120,6 +123,7 @@ impl MobileBody {
             lacking: Mutex::default(),
             doom: Mutex::default(),
             journey: Mutex::default(),
+            shipped: Mutex::default(),
         }
     }
 
@@ -257,6 +261,11 @@ impl MobileBody {
         if self.is_tied_by(tie::DOOMED) { self.doom.lock().unwrap().clone() } else { None }
     }
 
+    /// It came here by this move.
+    pub(crate) fn set_arrival(&self, record: MoveRecord) {
+        self.journey.lock().unwrap().arrival = Some(Box::new(record));
+    }
+
     pub(crate) fn frozen_at(&self, when: Instant) {
         self.journey.lock().unwrap().frozen_at = Some(when);
     }
@@ -264,6 +273,11 @@ impl MobileBody {
     /// The state of its last move from here.
     pub(crate) fn journey(&self) -> MutexGuard<'_, Journey> {
         self.journey.lock().unwrap()
+    }
+
+    /// What is on its way. Not to be asked for by a thread that others wait for.
+    pub(crate) fn shipped(&self) -> MutexGuard<'_, Option<Arc<Base>>> {
+        self.shipped.lock().unwrap()
     }
 
     pub(crate) fn set_refusal(&self, why: String) {

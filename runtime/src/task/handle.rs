@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use migrt_proto::wire::{Answer, Ask, Outcome, Refusal};
+use migrt_proto::wire::{Answer, Ask, MoveRecord, Outcome, Refusal};
 use migrt_proto::{EntryId, NodeId, TaskId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -31,6 +31,8 @@ pub struct TaskInfo {
     pub cpu: Duration,
     /// What keeps it on its node, one line each; empty if it may move.
     pub pins: Vec<String>,
+    /// Its last move, if it came to where it is by one.
+    pub last_move: Option<MoveRecord>,
 }
 
 /// The handle of a mobile task.
@@ -128,6 +130,7 @@ impl<R> JoinHandle<R> {
                 moves: info.moves,
                 cpu: Duration::from_micros(info.cpu_us),
                 pins: info.pins,
+                last_move: info.last_move.map(|record| *record),
             }),
             Answer::Info(Err(why)) => Err(Error::new(
                 Kind::Other,

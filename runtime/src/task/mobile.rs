@@ -28,6 +28,7 @@ use super::stack::GUARD_LEN;
 use super::state::Park;
 use super::tls::TlsLayout;
 use super::{dtors, fd_table, retire, tls, unusual};
+use crate::clock::Charge;
 use crate::entry::{self, Entry};
 use crate::error::JoinError;
 use crate::exec::worker::Worker;
@@ -41,6 +42,7 @@ pub(crate) struct WorkerPart {
     /// This worker is counted as searching.
     pub(crate) searching: Cell<bool>,
     slots: RefCell<Vec<SlotId>>,
+    charge: Charge,
     node_frees: Box<NodeFrees>,
 }
 
@@ -49,6 +51,7 @@ impl WorkerPart {
         WorkerPart {
             searching: Cell::new(false),
             slots: RefCell::new(Vec::with_capacity(SLOTS_KEPT)),
+            charge: Charge::default(),
             node_frees: Box::new(NodeFrees::new()),
         }
     }
@@ -123,7 +126,7 @@ pub(crate) fn run(worker: &Worker, task: TaskRef) {
     bind(header, worker, &task, body);
     crate::fence::check();
     worker.running().begin(header);
-    let since = crate::clock::ticks();
+    let since = worker.mobile.charge.begin();
     // SAFETY: RUNNING says that only this worker touches the coroutine; the thread pointer is the
     // task's own block, in the slot it owns (I3).
     let why = unsafe {
@@ -132,9 +135,7 @@ pub(crate) fn run(worker: &Worker, task: TaskRef) {
         })
     };
     worker.running().end();
-    header
-        .cpu_ns
-        .fetch_add(crate::clock::ticks_to_ns(crate::clock::ticks() - since), Ordering::Relaxed);
+    header.cpu_ns.fetch_add(worker.mobile.charge.end(since), Ordering::Relaxed);
     worker.mobile.node_frees.drain();
     let Some(why) = why else {
         end(worker, task);

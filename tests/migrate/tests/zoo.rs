@@ -7,16 +7,25 @@ use migrt_test_migrate::program::{Ended, run};
 
 const ZOO: &str = env!("CARGO_BIN_EXE_zoo");
 
-fn travel(mode: &str, names: &[&str], limit: Duration) -> Ended {
+fn travel(strategy: &str, mode: &str, names: &[&str], limit: Duration) -> Ended {
     let chaos = if mode == "chaos" { "1" } else { "0" };
     let args: Vec<&str> = [mode].into_iter().chain(names.iter().copied()).collect();
-    run(ZOO, &args, &[("MIGRT_CHAOS", chaos), ("RUST_BACKTRACE", "0")], limit)
+    run(
+        ZOO,
+        &args,
+        &[("MIGRT_CHAOS", chaos), ("RUST_BACKTRACE", "0"), ("MIGRT_STRATEGY", strategy)],
+        limit,
+    )
 }
 
 /// Every specimen comes home from `mode` with the checksum that it has at rest, and hardly any
 /// move is refused.
 fn check(mode: &str) {
-    let all = travel(mode, &[], Duration::from_secs(100));
+    check_by("auto", mode);
+}
+
+fn check_by(strategy: &str, mode: &str) {
+    let all = travel(strategy, mode, &[], Duration::from_secs(100));
     let failures = all.lines_of("FAILED");
     let total = all.lines_of("total").last().map(|line| {
         let number = |at: usize| line.split(' ').nth(at).and_then(|n| n.parse::<u32>().ok());
@@ -26,7 +35,7 @@ fn check(mode: &str) {
         // It crashed or hangs.
         let mut culprits = Vec::new();
         for name in run(ZOO, &["list"], &[], Duration::from_secs(10)).out.lines() {
-            let alone = travel(mode, &[name], Duration::from_secs(10));
+            let alone = travel(strategy, mode, &[name], Duration::from_secs(10));
             if !alone.good {
                 let said = alone.err.lines().last().unwrap_or_default().to_owned();
                 culprits.push(format!(
@@ -60,6 +69,13 @@ fn check(mode: &str) {
 #[test]
 fn specimens_are_right_when_resumed_on_other_workers() {
     check("workers");
+}
+
+#[test]
+fn specimens_are_right_when_copied_while_they_run() {
+    for mode in ["once", "back", "five", "chaos"] {
+        check_by("pre-copy", mode);
+    }
 }
 
 #[test]

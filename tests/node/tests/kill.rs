@@ -9,7 +9,7 @@ use migrt_test_node::{Run, Scratch, count, for_each, steps};
 
 mod common;
 
-use common::{CASES, Fate, Roles, judge, lost};
+use common::{CASES, Fate, ROUNDS, Roles, judge, lost};
 
 const ROLES: [Roles; 3] = [
     Roles { home: 0, source: 1, target: 2 },
@@ -22,6 +22,7 @@ struct Case {
     roles: Roles,
     point: &'static str,
     fate: Fate,
+    strategy: &'static str,
 }
 
 impl Case {
@@ -37,7 +38,11 @@ impl Case {
         let mut arguments = vec![log.text()];
         arguments.extend(numbers.iter().map(String::as_str));
         let plan = format!("n{victim}:{}=kill", self.point);
-        let run = Run::start(env!("CARGO_BIN_EXE_traveller"), &arguments, &[("MIGRT_FAIL", &plan)]);
+        let run = Run::start(
+            env!("CARGO_BIN_EXE_traveller"),
+            &arguments,
+            &[("MIGRT_FAIL", &plan), ("MIGRT_STRATEGY", self.strategy)],
+        );
         let ended = run.end();
         ended.expect(0, &["MIGRT_FAIL strikes", "outcome", "over"]);
         let walk = steps::read(log.path()).remove(&0).expect("it has made steps");
@@ -69,7 +74,10 @@ fn cases(roles: &[Roles]) -> Vec<Case> {
     for _ in 0..rounds {
         for &roles in roles {
             for (point, fate) in CASES {
-                cases.push(Case { roles, point, fate });
+                cases.push(Case { roles, point, fate, strategy: "stop-copy" });
+            }
+            for (point, fate) in CASES.into_iter().chain(ROUNDS) {
+                cases.push(Case { roles, point, fate, strategy: "pre-copy" });
             }
         }
     }

@@ -135,6 +135,7 @@ impl World {
                         moves: 0,
                         cpu_us: 0,
                         pins: Vec::new(),
+                        last_move: None,
                     };
                     process.core.info(Micros(now), task, asker, info);
                 }

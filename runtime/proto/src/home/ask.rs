@@ -34,6 +34,7 @@ impl Home {
                         moves: 0,
                         cpu_us: 0,
                         pins: Vec::new(),
+                        last_move: None,
                     };
                     Answer::Info(Ok(info))
                 }

@@ -9,7 +9,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Strategy,
+    MoveRecord, Strategy,
     limits::{self, WireError, bytes, list, text},
 };
 use crate::{
@@ -335,6 +335,8 @@ pub struct TaskInfo {
     /// What keeps it here, one line each.
     #[serde(with = "list")]
     pub pins: Vec<String>,
+    /// Its last move, if it came here by one.
+    pub last_move: Option<Box<MoveRecord>>,
 }
 
 /// Why a task was not moved, started or found. Whatever the reason of a refused move, the task still runs where it was.

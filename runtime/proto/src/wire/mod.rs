@@ -7,6 +7,7 @@
 mod frame;
 mod hello;
 pub(crate) mod limits;
+mod record;
 mod ship;
 mod strategy;
 
@@ -15,6 +16,7 @@ pub use frame::{
 };
 pub use hello::{Hello, HelloMismatch};
 pub use limits::{BYTES_LEN_MAX, FRAME_LEN_MAX, LIST_COUNT_MAX, TEXT_LEN_MAX, WireError};
+pub use record::{Method, MoveRecord};
 pub use ship::{PageRun, ShipHeader, ShipSlot, StreamHead};
 pub use strategy::{PAUSE_MAX, ROUND_COUNT_MAX, Strategy};
 

@@ -183,6 +183,11 @@ fn main() -> migrt::Result<()> {
             pushed += metrics.pages_pushed;
             demanded += metrics.pages_demanded;
             doubled += metrics.pages_doubled;
+            if std::env::var_os("WRITER_RECORDS").is_some() {
+                for record in metrics.moves {
+                    println!("{record:?}");
+                }
+            }
         }
         pauses.sort_unstable();
         let at = |part: usize| pauses.get(pauses.len() * part / 100).copied().unwrap_or(0);

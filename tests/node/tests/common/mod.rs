@@ -39,6 +39,11 @@ pub const CASES: [(&str, Fate); 11] = [
     ("source.acked", Fate::Target),
 ];
 
+/// The steps that only rounds have.
+#[allow(dead_code, reason = "not for every test")]
+pub const ROUNDS: [(&str, Fate); 3] =
+    [("source.copying", Fate::Lost), ("source.round", Fate::Lost), ("target.round", Fate::Source)];
+
 /// What became of the walker, by its outcome; and that its log says the same.
 pub fn judge(roles: Roles, victim: u16, outcome: &str, walk: &steps::Walk) -> Fate {
     let (last, node) = *walk.last().expect("steps");
@@ -59,5 +64,5 @@ pub fn judge(roles: Roles, victim: u16, outcome: &str, walk: &steps::Walk) -> Fa
 
 /// How the program prints that.
 pub fn lost(node: u16) -> String {
-    format!("Err(Lost {{ node: n{node} }})")
+    format!("Err(Lost {{ node: n{node}, missing_pages: 0 }})")
 }

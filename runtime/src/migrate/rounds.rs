@@ -1,0 +1,285 @@
+//! What goes in each round, and in the last shipment: copying and sending it.
+//!
+//! ```text
+//! dirty ∩ live ──> decided in proto ──> copied ──> looked through ──> a section of the stream
+//! dirty − live ──> leftover: looked at again when the heap says more
+//! sent  − live ──> dead: cleared at the target by the last section
+//! ```
+
+use std::time::Instant;
+
+use migrt_iso::{PAGE_LEN, SlotId, page};
+use migrt_proto::transfer::{PageFrame, PageSet, Rounds, Run, Section, SectionKind, Step};
+use migrt_proto::wire::{PageRun, ShipSlot, StreamHead};
+use migrt_proto::{Micros, SlotRef, TaskId};
+
+use super::audit::Suspects;
+use super::copying::Copying;
+use super::remains::{Base, Parts, addr_of, number_of};
+use super::{Manifest, image, slots_of};
+use crate::cluster::Cluster;
+use crate::net::{BulkFeed, Part};
+use crate::task::body::MobileBody;
+use crate::task::header::Header;
+
+/// Sections have at most so many runs of pages: their heads stay far below the limit of the wire.
+const SECTION_RUNS_MAX: u64 = 16 << 10;
+
+/// What is alive of a task, as seen in a brief stop.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    /// Its slots, the task slot first.
+    pub(super) slots: Vec<SlotId>,
+    /// Live pages of its heap.
+    pub(super) live: PageSet,
+}
+
+impl Checkpoint {
+    /// Of a task that the caller holds.
+    pub(crate) fn of(header: &Header) -> Checkpoint {
+        let mut live = PageSet::new();
+        header.prefix.arena().for_each_live_run(&mut |addr, len| {
+            live.insert(Run::new(number_of(addr), (len / PAGE_LEN) as u64));
+        });
+        Checkpoint { slots: slots_of(header), live }
+    }
+
+    /// Pages of its heap.
+    pub(crate) fn page_count(&self) -> u64 {
+        self.live.len()
+    }
+}
+
+/// The mover's, and after it the last shipment's.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) rounds: Rounds,
+    pub(super) base: Base,
+    pub(super) feed: Option<BulkFeed>,
+    /// Written pages that the heap did not list as alive when they were last looked at.
+    leftover: PageSet,
+    sent: PageSet,
+    pub(super) suspects: Suspects,
+    /// Sections sent so far.
+    sections: u32,
+    /// The last look at the frozen task, and what it left to be sent.
+    pub(super) last: Option<(Checkpoint, PageSet)>,
+}
+
+impl Work {
+    pub(super) fn new(rounds: Rounds) -> Work {
+        Work {
+            rounds,
+            base: Base::default(),
+            feed: None,
+            leftover: PageSet::new(),
+            sent: PageSet::new(),
+            suspects: Suspects::default(),
+            sections: 0,
+            last: None,
+        }
+    }
+
+    pub(super) fn next(&mut self, live: &PageSet, dirty: PageSet) -> Step {
+        self.rounds.dead(&self.sent.difference(live));
+        self.leftover.add_all(&dirty);
+        let usable = self.leftover.intersection(live);
+        self.leftover.remove_all(&usable);
+        self.rounds.next(&usable)
+    }
+
+    /// Of a frozen task: live pages of the heap that the target does not have as they are.
+    pub(super) fn last_look(
+        &mut self,
+        copying: &Copying,
+        stop: &Checkpoint,
+    ) -> Result<PageSet, String> {
+        let dirty = copying.watch.take_dirty()?;
+        // The decision is made; this only takes note.
+        let _ = self.next(&stop.live, dirty);
+        let mut rest = self.rounds.outstanding().union(&self.leftover);
+        for &slot in stop.slots.iter().filter(|&&slot| !copying.watch.has(slot)) {
+            rest.insert(Run::new(number_of(slot.base()), (slot.len() / PAGE_LEN) as u64));
+        }
+        Ok(rest.intersection(&stop.live))
+    }
+
+    /// Copies the rest of a frozen task; gives the head of its section and its bytes.
+    pub(super) fn copy_rest(
+        &mut self,
+        (copying, task): (&Copying, TaskId),
+        header: &Header,
+        stop: &Checkpoint,
+        mut rest: PageSet,
+        parts: &mut Parts,
+    ) -> Result<(Section, usize), String> {
+        let mut blank = PageSet::new();
+        for page in rest.pages() {
+            // SAFETY: a page of the frozen task.
+            if unsafe { page::is_zero_page(addr_of(page) as *const u8) } {
+                blank.insert(Run::one(page));
+            }
+        }
+        rest.remove_all(&blank);
+        // Of what was sent, all that is dead now, or has become zero.
+        let mut zero = self.sent.difference(&stop.live);
+        zero.add_all(&blank.intersection(&self.sent));
+        zero.pages().for_each(|page| self.base.remove(page));
+        let (from, to) = image::always_shipped(header);
+        rest.insert(Run::new(number_of(from), ((to - from) / PAGE_LEN) as u64));
+        let byte_count = rest.len() as usize * PAGE_LEN;
+        let list = by_slot(&stop.slots, &rest);
+        self.copy(&list, byte_count, parts)?;
+        let section = Section {
+            task,
+            epoch: copying.epoch,
+            kind: SectionKind::Rest,
+            slots: list,
+            zero: by_slot(&stop.slots, &zero),
+            page_len: PAGE_LEN as u32,
+            extra: Vec::new(),
+        };
+        Ok((section, byte_count))
+    }
+
+    /// Copies pages in the order in which they are listed and sent.
+    fn copy(&mut self, list: &[ShipSlot], len: usize, parts: &mut Parts) -> Result<(), String> {
+        let mut left = len;
+        for item in list {
+            let base = SlotId::from_raw(item.slot.0).expect("a slot of this node").base();
+            for run in &item.runs {
+                let first = number_of(base + run.first as usize * PAGE_LEN);
+                let run = Run::new(first, u64::from(run.count));
+                let added = self.base.add(run, left, parts);
+                added.ok_or("this node has no slot left to copy the task's pages to")?;
+                left -= run.count as usize * PAGE_LEN;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies and sends one round; returns when it was written.
+    pub(super) fn send(
+        &mut self,
+        cluster: &'static Cluster,
+        (task, copying): (TaskId, &Copying),
+        slots: &[SlotId],
+        pages: &PageSet,
+        body: &MobileBody,
+    ) -> Result<(), String> {
+        let mut left = pages.clone();
+        while !left.is_empty() {
+            let chunk = take_runs(&mut left, SECTION_RUNS_MAX);
+            let since = Instant::now();
+            let (sent, byte_count) =
+                self.send_section(cluster, (task, copying), slots, &chunk, body)?;
+            self.sent.add_all(&sent);
+            let took = Micros(since.elapsed().as_micros().max(1) as u64);
+            self.rounds.sent(byte_count, took);
+            cluster.metrics.shipped(sent.len() as usize, byte_count as usize);
+        }
+        cluster.note_rate(copying.target, self.rounds.link());
+        Ok(())
+    }
+
+    fn send_section(
+        &mut self,
+        cluster: &'static Cluster,
+        (task, copying): (TaskId, &Copying),
+        slots: &[SlotId],
+        pages: &PageSet,
+        body: &MobileBody,
+    ) -> Result<(PageSet, u64), String> {
+        let mut send = PageSet::new();
+        for page in pages.pages() {
+            // SAFETY: a page of a slot of the task, mapped; it may be written at this moment.
+            let is_zero = unsafe { page::is_zero_page(addr_of(page) as *const u8) };
+            // One that was sent before goes again, zero or not.
+            if !is_zero || self.sent.contains(page) {
+                send.insert(Run::one(page));
+            }
+        }
+        let mut parts = Parts::default();
+        let len = send.len() as usize * PAGE_LEN;
+        let list = by_slot(slots, &send);
+        self.copy(&list, len, &mut parts)?;
+        for page in send.pages() {
+            let copy = self.base.page(addr_of(page)).expect("just copied");
+            self.suspects.look(slots, addr_of(page), copy, PAGE_LEN);
+        }
+        let extra = match &self.feed {
+            Some(_) => Vec::new(),
+            None => {
+                let entry = body.header().ok_or("it has ended")?.entry.id.0;
+                let manifest = Manifest { entry, ..Manifest::default() };
+                postcard::to_stdvec(&manifest).expect("plain data encodes")
+            }
+        };
+        let section = Section {
+            task,
+            epoch: copying.epoch,
+            kind: SectionKind::Round { n: self.rounds.record().rounds.len() as u32 },
+            slots: list,
+            zero: Vec::new(),
+            page_len: PAGE_LEN as u32,
+            extra,
+        };
+        let feed = match &self.feed {
+            Some(feed) => {
+                parts.0.insert(0, head_of(section));
+                feed
+            }
+            None => {
+                let mut header = Vec::new();
+                StreamHead::Pages(PageFrame::Section(section)).encode(&mut header);
+                let epoch = copying.epoch;
+                let feed = cluster.open_bulk(copying.target, header, move |result| {
+                    if let Err(why) = result {
+                        cluster.tell(|core, now| core.ship_failed(now, task, epoch, &why));
+                    }
+                });
+                self.feed.insert(feed.ok_or("this node is alone")?)
+            }
+        };
+        drop(feed.push(parts.0));
+        self.sections += 1;
+        // Until it is there: what is queued here would hold up the last pages.
+        if copying.wait_installed(self.sections) {
+            Ok((send, len as u64))
+        } else {
+            Err("it was called off".to_owned())
+        }
+    }
+}
+
+/// A section's head as it stands between pages: its length, then the frame.
+pub(super) fn head_of(section: Section) -> Part {
+    head_of_frame(&PageFrame::Section(section))
+}
+
+/// A frame behind its length.
+pub(super) fn head_of_frame(page_frame: &PageFrame) -> Part {
+    let mut frame = vec![0; 4];
+    page_frame.encode(&mut frame);
+    let len = (frame.len() - 4) as u32;
+    frame[..4].copy_from_slice(&len.to_le_bytes());
+    Part::Owned(frame)
+}
+
+/// Takes the first so many runs out.
+fn take_runs(pages: &mut PageSet, count: u64) -> PageSet {
+    let taken: u64 = pages.runs().take(count as usize).map(|run| run.count).sum();
+    pages.take_first(taken)
+}
+
+/// Pages by the slot they lie in; every slot of the task is named.
+pub(super) fn by_slot(slots: &[SlotId], pages: &PageSet) -> Vec<ShipSlot> {
+    let of = |slot: &SlotId| {
+        let base = number_of(slot.base());
+        let within = pages.within(Run::new(base, (slot.len() / PAGE_LEN) as u64));
+        let run =
+            |run: Run| PageRun { first: (run.first.0 - base.0) as u32, count: run.count as u32 };
+        ShipSlot { slot: SlotRef(slot.raw()), runs: within.runs().map(run).collect() }
+    };
+    slots.iter().map(of).collect()
+}

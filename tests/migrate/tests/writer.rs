@@ -1,0 +1,29 @@
+//! Tasks that go on writing, allocating and freeing while their pages are copied.
+
+use std::time::Duration;
+
+use migrt_test_migrate::program::run;
+
+const WRITER: &str = env!("CARGO_BIN_EXE_writer");
+
+fn check(strategy: &str, heap_mib: &str, write_mb_s: &str, moves: &str) {
+    let args = [strategy, heap_mib, write_mb_s, moves, "7"];
+    let ended = run(WRITER, &args, &[], Duration::from_secs(100));
+    let said = ended.lines_of("writer");
+    assert!(ended.good && said.len() == 1, "{args:?}: {}\n{}\n{}", ended.how, ended.out, ended.err);
+}
+
+#[test]
+fn a_modest_writer_is_right_after_every_move() {
+    check("auto", "1", "10", "40");
+    check("pre", "16", "10", "30");
+    check("pre-all", "16", "10", "20");
+    check("stop", "16", "10", "10");
+}
+
+#[test]
+fn a_writer_as_fast_as_memory_allows_is_right_after_every_move() {
+    check("pre", "8", "100000", "15");
+    check("pre-all", "8", "100000", "10");
+    check("auto", "8", "100000", "10");
+}
