@@ -186,7 +186,11 @@ impl Arrival {
         let shipped = shipped.max(since.elapsed());
         let cluster = crate::cluster::cluster();
         let ends = (self.task, self.from, cluster.me());
-        let record = manifest.report.clone().finish(ends, pause_us.into(), shipped);
+        let mut report = manifest.report.clone();
+        if copy.lacking.as_ref().is_some_and(|lacking| lacking.is_eager) {
+            report.waits_for_all();
+        }
+        let record = report.finish(ends, pause_us.into(), shipped);
         tracing::info!(
             task = %record.task, from = %record.from, to = %record.to, method = ?record.method,
             why = record.why, rounds = record.rounds, live_pages = record.live_pages,
@@ -235,9 +239,6 @@ struct Incoming {
 struct Lazy {
     lacking: Arc<Lacking>,
     chunks: Chunks,
-    /// The task comes over its own remains, or missing pages cannot be served here: it runs when all
-    /// its pages are here. To its source that is a target that asks for nothing and takes its time.
-    is_eager: bool,
     /// The core knows that the head is here, or all of it if eager.
     is_ready: bool,
 }
@@ -339,7 +340,7 @@ impl Arrive {
         if !installer.is_complete() {
             return Ok(());
         }
-        if !lazy.is_ready && !lazy.is_eager {
+        if !lazy.is_ready && !lazy.lacking.is_eager {
             let state = self.arrival.state.lock().unwrap();
             if matches!(*state, State::Gone) {
                 return Ok(());
@@ -352,8 +353,8 @@ impl Arrive {
             lazy.lacking.installed();
             crate::fail::point("target.ready");
         }
-        let Lazy { lacking, chunks, is_eager, is_ready } = lazy;
-        if !*is_eager {
+        let Lazy { lacking, chunks, is_ready } = lazy;
+        if !lacking.is_eager {
             return chunks.take(bytes, &mut |section, pages| lacking.arrived(section, pages));
         }
         let arrival = &self.arrival;
@@ -461,11 +462,11 @@ fn begin_lazy(
         return Err("a head names missing pages of another task".to_owned());
     }
     let missing = lacking::pages_of(&manifest.missing).ok_or("missing pages that are none")?;
-    let lacking = Lacking::new(cluster, of, copy.slots.clone(), missing);
     let can_fault = matches!(migrt_iso::missing::probe(), MissingSupport::Signals { .. });
     let is_eager = copy.merge.is_some() || !can_fault;
+    let lacking = Lacking::new(cluster, of, copy.slots.clone(), missing, is_eager);
     copy.lacking = Some(lacking.clone());
-    incoming.lazy = Some(Lazy { lacking, chunks: Chunks::default(), is_eager, is_ready: false });
+    incoming.lazy = Some(Lazy { lacking, chunks: Chunks::default(), is_ready: false });
     Ok(incoming)
 }
 

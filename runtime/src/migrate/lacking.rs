@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use migrt_iso::missing::{Mark, Missing as Kernel};
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::transfer::{
-    ChunkId, Fault, Missing, MissingCounts, PageAck, PageAsk, PageFrame, PageSet, Run, Section,
+    ChunkId, Fault, Missing, PageAck, PageAsk, PageFrame, PageSet, Run, Section,
     SectionKind, Waiter, Way,
 };
 use migrt_proto::wire::{ShipSlot, StreamHead};
@@ -56,6 +56,9 @@ pub(crate) struct Lacking {
     epoch: Epoch,
     source: NodeId,
     slots: Vec<SlotId>,
+    /// The task comes over its own remains, or missing pages cannot be served here: it runs when all
+    /// its pages are here. To its source that is a target that asks for nothing and takes its time.
+    pub(super) is_eager: bool,
     state: Mutex<State>,
 }
 
@@ -211,6 +214,7 @@ impl Lacking {
         (task, epoch, source): (TaskId, Epoch, NodeId),
         slots: Vec<SlotId>,
         missing: PageSet,
+        is_eager: bool,
     ) -> Arc<Lacking> {
         let state = State {
             missing: Missing::new(missing),
@@ -222,7 +226,7 @@ impl Lacking {
             doom: None,
             stage: Stage::Coming,
         };
-        Arc::new(Lacking { cluster, task, epoch, source, slots, state: Mutex::new(state) })
+        Arc::new(Lacking { cluster, task, epoch, source, slots, is_eager, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
