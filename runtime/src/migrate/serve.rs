@@ -1,7 +1,7 @@
 //! Post-copy at the source: the pages that stayed behind follow the task.
 //!
 //! ```text
-//! push stream     [ head ] [ chunk ] [ chunk ] …          at most CREDIT chunks without an answer
+//! push stream     [ head ] [ chunk ] [ chunk ] …          few chunks without an answer
 //! demand stream               [ page ] …                  ahead of all chunks
 //! from the target    acks, asks                           a stream of the target's
 //! ```
@@ -16,6 +16,7 @@
 //! which ends the task, and nothing more is sent.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use migrt_iso::{PAGE_LEN, SlotId, page};
@@ -36,11 +37,16 @@ use crate::net::{BULK_HEADER_LEN_MAX, BulkFeed};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
 
-const LIMITS: PushLimits = PushLimits { chunk_pages: 16, credit: 8, readahead_pages: 8 };
+/// Chunks without an answer on one link, whatever the number of tasks that left by it: a page that is
+/// asked for waits for what is on the wire already.
+const CREDIT: u32 = 4;
+const LIMITS: PushLimits = PushLimits { chunk_pages: 16, credit: CREDIT, readahead_pages: 8 };
 /// From so many pages on a thread pushes them.
 const MANY: u64 = 512;
 
 static TABLE: Mutex<BTreeMap<(TaskId, Epoch), Arc<Serving>>> = Mutex::new(BTreeMap::new());
+/// How many of them have something to push.
+static SERVED: AtomicU32 = AtomicU32::new(0);
 
 fn table() -> MutexGuard<'static, BTreeMap<(TaskId, Epoch), Arc<Serving>>> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -153,12 +159,13 @@ pub(super) fn ship(
         news: Condvar::new(),
     });
     table().insert((header.id, epoch), serving.clone());
+    SERVED.fetch_add(1, Ordering::Relaxed);
     let byte_count = start.len() + head.len() as usize * PAGE_LEN;
     let mut state = serving.state();
     let feed = serving.open(&state, start, false);
     let Some(feed) = feed else {
         drop(state);
-        table().remove(&(header.id, epoch));
+        drop(serving.close());
         return Err("this node is alone".to_owned());
     };
     drop(feed.push(parts.0));
@@ -249,7 +256,9 @@ impl Serving {
 
     /// Nothing more is sent; the base of what was.
     pub(crate) fn close(&self) -> Base {
-        table().remove(&(self.task, self.epoch));
+        if table().remove(&(self.task, self.epoch)).is_some() {
+            SERVED.fetch_sub(1, Ordering::Relaxed);
+        }
         let mut state = self.state();
         let record = state.record.take();
         let feeds = (state.pusher.take(), state.answers.take());
@@ -413,7 +422,10 @@ impl Serving {
 
 impl State {
     fn next_chunk(&mut self) -> Option<Chunk> {
-        let may_send = self.record.is_some() && self.audit != Checked::LeadsOut;
+        let share = (CREDIT / SERVED.load(Ordering::Relaxed).max(1)).max(1);
+        let may_send = self.record.is_some()
+            && self.audit != Checked::LeadsOut
+            && self.push.in_flight() < share;
         if may_send { self.push.next_chunk() } else { None }
     }
 
