@@ -107,7 +107,12 @@ impl Counters {
     }
 
     /// All pages of a task that came by post-copy are here.
-    pub(crate) fn followed(&self, counts: MissingCounts) {
+    pub(crate) fn followed(&self, task: TaskId, counts: MissingCounts) {
+        let mut moves = self.moves.lock().unwrap();
+        if let Some(record) = moves.iter_mut().rev().find(|record| record.task == task) {
+            record.faults = counts.demand_faults + counts.shared_faults;
+        }
+        drop(moves);
         self.demand_faults.fetch_add(counts.demand_faults, Ordering::Relaxed);
         self.pages_pushed.fetch_add(counts.by_push, Ordering::Relaxed);
         self.pages_demanded.fetch_add(counts.by_demand, Ordering::Relaxed);

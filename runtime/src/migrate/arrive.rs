@@ -187,7 +187,7 @@ impl Arrival {
         let cluster = crate::cluster::cluster();
         let ends = (self.task, self.from, cluster.me());
         let mut report = manifest.report.clone();
-        if copy.lacking.as_ref().is_some_and(|lacking| lacking.is_eager) {
+        if copy.lacking.as_ref().is_some_and(|lacking| lacking.is_eager()) {
             report.waits_for_all();
         }
         let record = report.finish(ends, pause_us.into(), shipped);
@@ -340,21 +340,23 @@ impl Arrive {
         if !installer.is_complete() {
             return Ok(());
         }
-        if !lazy.is_ready && !lazy.lacking.is_eager {
+        if !lazy.is_ready && !lazy.lacking.is_eager() {
             let state = self.arrival.state.lock().unwrap();
             if matches!(*state, State::Gone) {
                 return Ok(());
             }
-            lazy.lacking.register()?;
+            lazy.lacking.register();
             drop(state);
-            lazy.is_ready = true;
-            crate::fail::point("target.installed");
-            cluster.tell(|core, now| core.installed(now, task, epoch));
-            lazy.lacking.installed();
-            crate::fail::point("target.ready");
+            if !lazy.lacking.is_eager() {
+                lazy.is_ready = true;
+                crate::fail::point("target.installed");
+                cluster.tell(|core, now| core.installed(now, task, epoch));
+                lazy.lacking.installed();
+                crate::fail::point("target.ready");
+            }
         }
         let Lazy { lacking, chunks, is_ready } = lazy;
-        if !lacking.is_eager {
+        if !lacking.is_eager() {
             return chunks.take(bytes, &mut |section, pages| lacking.arrived(section, pages));
         }
         let arrival = &self.arrival;

@@ -16,7 +16,7 @@
 //! thread sleeps where it is, until [`ARRIVALS`] changes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrt_iso::missing::{Mark, Missing as Kernel};
@@ -34,6 +34,7 @@ use crate::cluster::Cluster;
 use crate::net::BulkFeed;
 use crate::task::body::{Doom, MobileBody};
 use crate::task::join::Waker;
+use crate::task::libc_buffers;
 use crate::task::record::TaskRef;
 
 /// Ranges registered for one slot: each costs the kernel a mapping.
@@ -58,7 +59,7 @@ pub(crate) struct Lacking {
     slots: Vec<SlotId>,
     /// The task comes over its own remains, or missing pages cannot be served here: it runs when all
     /// its pages are here. To its source that is a target that asks for nothing and takes its time.
-    pub(super) is_eager: bool,
+    is_eager: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -226,6 +227,7 @@ impl Lacking {
             doom: None,
             stage: Stage::Coming,
         };
+        let is_eager = AtomicBool::new(is_eager);
         Arc::new(Lacking { cluster, task, epoch, source, slots, is_eager, state: Mutex::new(state) })
     }
 
@@ -233,23 +235,35 @@ impl Lacking {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The head is in place: from now on touching a missing page is a fault.
-    ///
-    /// # Errors
-    /// The kernel's; nothing is registered then.
-    pub(super) fn register(self: &Arc<Lacking>) -> Result<(), String> {
+    /// Whether the task does not run before it is whole.
+    pub(super) fn is_eager(&self) -> bool {
+        self.is_eager.load(Ordering::Relaxed)
+    }
+
+    /// The head is in place: from now on touching a missing page is a fault. Where that cannot be (all
+    /// ranges that there may be are in use) the task waits for all its pages.
+    pub(super) fn register(self: &Arc<Lacking>) {
+        if let Err(why) = self.try_register() {
+            tracing::debug!(task = %self.task, why, "it waits for all its pages");
+            self.is_eager.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn try_register(self: &Arc<Lacking>) -> Result<(), String> {
         let kernel = Kernel::global().ok_or("missing pages cannot be served here")?;
         let mut state = self.state();
         for &slot in &self.slots {
             let whole = Run::new(number_of(slot.base()), (slot.len() / PAGE_LEN) as u64);
             for (addr, len) in ranges(&state.missing.pages().within(whole)) {
                 if let Err(error) = kernel.register(addr, len, false) {
+                    libc_buffers::ranges_added(state.ranges.len());
                     state.unregister_all();
                     return Err(error.to_string());
                 }
                 state.ranges.push((addr, len));
             }
         }
+        libc_buffers::ranges_added(state.ranges.len());
         drop(state);
         let mut table = table();
         for &slot in &self.slots {
@@ -423,7 +437,12 @@ impl Lacking {
         drop(state);
         self.leave_table();
         tracing::debug!(task = %self.task, ?counts, "whole");
-        self.cluster.metrics.followed(counts);
+        self.cluster.metrics.followed(self.task, counts);
+        if let Some(body) = record.as_ref().and_then(|record| record.mobile())
+            && let Some(arrival) = &mut body.journey().arrival
+        {
+            arrival.faults = counts.demand_faults + counts.shared_faults;
+        }
         self.cluster.tell(|core, now| core.whole(now, self.task, self.epoch));
         if let Some(record) = record {
             super::untied(&record);
@@ -497,7 +516,9 @@ impl Lacking {
         let ranges = std::mem::take(&mut state.ranges);
         for (addr, len) in ranges {
             if slot.contains(addr) {
-                let _ = kernel.unregister(addr, len);
+                let ended = kernel.unregister(addr, len);
+                assert!(ended.is_ok(), "a range cannot be unregistered: {ended:?}");
+                libc_buffers::ranges_ended(1);
             } else {
                 state.ranges.push((addr, len));
             }
@@ -523,6 +544,7 @@ impl State {
             let ended = kernel.unregister(addr, len);
             // A page that stays missing would be waited for without end.
             assert!(ended.is_ok(), "a range cannot be unregistered: {ended:?}");
+            libc_buffers::ranges_ended(1);
         }
     }
 }

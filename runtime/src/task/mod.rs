@@ -51,6 +51,8 @@ pub(crate) mod dtors;
 #[expect(unsafe_code, reason = "counts in headers of tasks")]
 pub(crate) mod fd_table;
 #[expect(unsafe_code, reason = "takes the place of libc functions")]
+pub(crate) mod libc_buffers;
+#[expect(unsafe_code, reason = "takes the place of libc functions")]
 mod libc_clock;
 #[expect(unsafe_code, reason = "takes the place of libc functions")]
 mod libc_pins;

@@ -61,6 +61,11 @@ fn a_stack_in_a_block_that_is_not_here_yet() {
 }
 
 #[test]
+fn the_kernel_reads_and_writes_buffers_that_are_not_here_yet() {
+    check("calls", 1);
+}
+
+#[test]
 fn a_word_of_the_node_it_left_ends_the_task_and_is_named() {
     let ended = post("along", &[]);
     let told = ended.lines_of("told")[0];

@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code, reason = "switches to a stack in a heap block, and asks for aligned blocks")]
 
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -214,6 +215,36 @@ fn other_stack(seed: u64) -> usize {
     len
 }
 
+/// Has the kernel read from, and write to, blocks that are not here yet.
+#[migrt::migratable]
+fn calls(seed: u64) -> usize {
+    let (mut held, other) = (block(512, seed), block(64, seed + 1));
+    wait_for_move();
+    let mut file = std::fs::File::from(
+        // SAFETY: takes a name and makes a descriptor.
+        unsafe {
+            let fd = libc::memfd_create(c"post".as_ptr(), 0);
+            <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd)
+        },
+    );
+    // SAFETY: any bytes are words, and words are bytes.
+    let bytes = unsafe { std::slice::from_raw_parts(other.as_ptr().cast(), 64 * PAGE) };
+    file.write_all(bytes).expect("the buffer is fetched");
+    file.seek(SeekFrom::Start(0)).expect("a file in memory");
+    let at = 100 * PAGE / 8;
+    // SAFETY: as above.
+    let target = unsafe {
+        std::slice::from_raw_parts_mut(held[at..].as_mut_ptr().cast::<u8>(), bytes.len())
+    };
+    file.read_exact(target).expect("the buffer is fetched");
+    assert_eq!(held[at..at + other.len()], other[..]);
+    check(&held[..at], seed);
+    for (n, &found) in held.iter().enumerate().skip(at + other.len()) {
+        assert_eq!(found, word(seed, n));
+    }
+    held.len()
+}
+
 static NODE_WORD: Mutex<usize> = Mutex::new(0);
 
 /// Has a word of its first node in its heap, where only a look at all of it finds it.
@@ -314,6 +345,7 @@ fn run(case: &str) -> Result<(), String> {
         "churn" => assert_eq!(once!(migrt::spawn(churn(11)))?, 20_000),
         "big" => assert_eq!(once!(migrt::spawn(big(13)))?, (40 << 8) * PAGE / 8),
         "stack" => assert_eq!(once!(migrt::spawn(other_stack(17)))?, 128 * PAGE),
+        "calls" => assert_eq!(once!(migrt::spawn(calls(23)))?, 512 * PAGE / 8),
         "along" => {
             *NODE_WORD.lock().expect("not poisoned") =
                 Box::leak(Box::new([7u64; 12])).as_ptr() as usize;
