@@ -79,8 +79,9 @@ impl Config {
         };
         let strategy = match std::env::var("MIGRT_STRATEGY").ok() {
             None => Strategy::default(),
-            Some(text) => Strategy::parse(&text)
-                .ok_or_else(|| bad("MIGRT_STRATEGY", "auto, stop-copy, pre-copy or post-copy", &text))?,
+            Some(text) => Strategy::parse(&text).ok_or_else(|| {
+                bad("MIGRT_STRATEGY", "auto, stop-copy, pre-copy or post-copy", &text)
+            })?,
         };
         let config = Config {
             node: node.unwrap_or(0),

@@ -165,7 +165,10 @@ impl Handler for Link {
                     extra: header.extra,
                 }),
             Ok(StreamHead::Pages(PageFrame::Section(section)))
-                if matches!(section.kind, SectionKind::Push { .. } | SectionKind::Demand { .. }) =>
+                if matches!(
+                    section.kind,
+                    SectionKind::Push { .. } | SectionKind::Demand { .. }
+                ) =>
             {
                 return follow::chunks(from, section).unwrap_or_else(|why| refuse(peer, &why));
             }

@@ -12,31 +12,26 @@
 //! stream (`lacking`).
 
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use migrt_iso::SlotId;
 use migrt_iso::missing::MissingSupport;
-use migrt_iso::pool::{self, Conflict};
 use migrt_proto::transfer::{PageFrame, Section, SectionKind};
 use migrt_proto::wire::{Refusal, ShipSlot};
 use migrt_proto::{EntryId, Epoch, NodeId, SlotRef, TaskId};
 
 use super::Manifest;
+use super::copy::Copy;
 use super::follow::{Chunks, Frames};
 use super::installer::{self, Installer};
-use super::lacking::{self, Lacking};
-use super::remains::{self, Kept, Merge};
+use super::lacking::Lacking;
+use super::pages::pages_of;
+use super::remains;
 use crate::cluster::{Cluster, home};
 use crate::net::BulkSink;
 use crate::task::body::{Call, MobileBody};
 use crate::task::header::{Header, Layout};
-use crate::task::mobile;
-use crate::task::promise::SlotPromise;
 use crate::task::record::{Body, TaskRef};
 use crate::task::tls::TlsLayout;
-
-/// How long an arriving task waits for the release of its own old copy.
-const RELEASE_PATIENCE: Duration = Duration::from_millis(50);
 
 /// A copy that is being installed, or waits for its commit.
 #[derive(Debug)]
@@ -50,90 +45,8 @@ pub(crate) struct Arrival {
 
 #[derive(Debug)]
 enum State {
-    Here(Copy),
+    Here(Box<Copy>),
     Gone,
-}
-
-/// What has been taken for the copy so far.
-#[derive(Debug, Default)]
-struct Copy {
-    /// Slots that were adopted, the task slot first.
-    slots: Vec<SlotId>,
-    /// What the task left here when it was here before.
-    kept: Option<Kept>,
-    /// The same, once pages come over it.
-    merge: Option<Merge>,
-    /// Of the slot of a task that has not started.
-    promise: Option<SlotPromise>,
-    /// Post-copy: what follows.
-    lacking: Option<Arc<Lacking>>,
-}
-
-impl Copy {
-    /// The slots are another node's, and stay so; remains stay remains.
-    fn undo(self) {
-        if let Some(lacking) = &self.lacking {
-            lacking.close();
-        }
-        let kept = self.kept.or(self.merge.map(Merge::undo));
-        for slot in self.slots {
-            if kept.as_ref().is_none_or(|kept| !kept.slots.contains(&slot)) {
-                pool::global().release(slot);
-            }
-        }
-        if let Some(kept) = kept {
-            remains::put_back(kept);
-        }
-    }
-
-    /// Takes the slots of a section that are not taken yet, and prepares the first.
-    fn take(&mut self, section: &Section) -> Result<(), String> {
-        let is_first = self.slots.is_empty();
-        for (at, item) in section.slots.iter().enumerate() {
-            let slot = SlotId::from_raw(item.slot.0)
-                .ok_or_else(|| format!("{:#x} is no slot", item.slot.0))?;
-            if self.slots.contains(&slot) {
-                continue;
-            }
-            if is_first && at == 0 && slot.class() < crate::task::header::TASK_CLASS {
-                return Err(format!("{slot} is too short for a task slot"));
-            }
-            take_over(slot, section.task, &mut self.kept)?;
-            self.slots.push(slot);
-        }
-        if is_first
-            && let Some(&slot) = self.slots.first()
-            && !mobile::install_guard(slot)
-        {
-            return Err(format!("the guard of {slot} cannot be installed"));
-        }
-        if let Some(kept) = self.kept.take() {
-            if !is_first {
-                self.kept = Some(kept);
-                return Err("remains turned up in the middle of a shipment".to_owned());
-            }
-            self.merge = Some(Merge::new(kept));
-        }
-        Ok(())
-    }
-
-    /// The last section names all slots of the task: others were given up meanwhile, nothing of it
-    /// lives in them.
-    fn drop_others(&mut self, section: &Section) {
-        let is_named = |slot: &SlotId| section.slots.iter().any(|item| item.slot.0 == slot.raw());
-        let dropped: Vec<SlotId> = self.slots.extract_if(.., |slot| !is_named(slot)).collect();
-        for slot in dropped {
-            if let Some(merge) = &mut self.merge {
-                merge.slots().retain(|&kept| kept != slot);
-            }
-            pool::global().release(slot);
-        }
-        if let Some(merge) = &mut self.merge {
-            for slot in merge.slots().extract_if(.., |slot| !is_named(slot)) {
-                pool::global().unkeep(slot);
-            }
-        }
-    }
 }
 
 impl Arrival {
@@ -260,7 +173,8 @@ impl Arrive {
         if incoming.is_err() {
             std::mem::take(&mut copy).undo();
         }
-        let arrival = Arc::new(Arrival { task, from, last, state: Mutex::new(State::Here(copy)) });
+        let arrival =
+            Arc::new(Arrival { task, from, last, state: Mutex::new(State::Here(Box::new(copy))) });
         let mut arrive = Arrive { cluster, arrival, epoch, incoming };
         match &arrive.incoming {
             Ok(_) => cluster.expect_arrival(task, epoch, arrive.arrival.clone()),
@@ -463,42 +377,13 @@ fn begin_lazy(
     if !manifest.missing.iter().all(is_ours) {
         return Err("a head names missing pages of another task".to_owned());
     }
-    let missing = lacking::pages_of(&manifest.missing).ok_or("missing pages that are none")?;
+    let missing = pages_of(&manifest.missing).ok_or("missing pages that are none")?;
     let can_fault = matches!(migrt_iso::missing::probe(), MissingSupport::Signals { .. });
     let is_eager = copy.merge.is_some() || !can_fault;
     let lacking = Lacking::new(cluster, of, copy.slots.clone(), missing, is_eager);
     copy.lacking = Some(lacking.clone());
     incoming.lazy = Some(Lazy { lacking, chunks: Chunks::default(), is_ready: false });
     Ok(incoming)
-}
-
-/// Adopts a slot. A task that comes back at once may find its old copy still here, its release
-/// ordered but not carried out yet by the thread that works on it: that is waited for. Another
-/// task's remains are looked at again: mostly nothing reaches them any more.
-fn take_over(slot: SlotId, task: TaskId, kept: &mut Option<Kept>) -> Result<(), String> {
-    let patience = Instant::now() + RELEASE_PATIENCE;
-    let mut collected = false;
-    loop {
-        let adopted = match kept {
-            Some(kept) if kept.slots.contains(&slot) => pool::global().adopt_over_remains(slot),
-            _ => pool::global().adopt(slot),
-        };
-        match adopted {
-            Ok(()) => return Ok(()),
-            Err(Conflict::InUse(_)) if Instant::now() < patience => std::thread::yield_now(),
-            Err(Conflict::Remains(_)) if kept.is_none() && Instant::now() < patience => {
-                // Its own, kept just now, or another's.
-                *kept = remains::take(task);
-                if kept.is_none() && !std::mem::replace(&mut collected, true) {
-                    remains::collect_if_due();
-                }
-            }
-            Err(Conflict::Remains(_)) if !std::mem::replace(&mut collected, true) => {
-                remains::collect_if_due();
-            }
-            Err(conflict) => return Err(conflict.to_string()),
-        }
-    }
 }
 
 impl BulkSink for Arrive {

@@ -15,9 +15,8 @@
 //! this kernel. A wake that it got meanwhile may have been meant for what it was about to wait for; so
 //! it is woken once more when it goes on.
 //!
-//! Sharp edges. A static's lock held by a task that is suspended here is held meanwhile: others on its
-//! worker wait for the lock, not for the page, and if all workers do, so does the task. A task that
-//! reads another task's memory waits like any thread that faults on its own stack.
+//! A task that is suspended here may hold a static's lock. If all workers come to wait for that lock
+//! the task is run by the spare (`Worker::run_as_spare`).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +24,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use migrt_iso::missing::{MissingFault, SIGNAL_FRAME_LEN, classify};
 use migrt_iso::{PAGE_LEN, in_region};
 
-use super::lacking::{self, Verdict};
+use super::lacking;
+use super::sleepers;
 use crate::task::coro::Suspend;
 use crate::task::header::Header;
 use crate::task::{current, prefix, scrub};
@@ -34,6 +34,19 @@ static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
 /// Pages that handlers on alternate stacks wait for: too little room there to ask.
 static WANTED: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
+
+/// What a fault comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The access is to be tried again.
+    GoOn,
+    /// The same: the page was untouched, and has been made.
+    Made,
+    /// The page will come.
+    Wait,
+    /// It will not.
+    Never,
+}
 
 /// Installs the handler.
 pub(crate) fn install() {
@@ -116,10 +129,10 @@ fn wait_here(addr: usize) {
         stop("the net thread has touched a page that only it could bring");
     }
     loop {
-        let seen = lacking::arrivals();
+        let seen = sleepers::arrivals();
         match lacking::fault(addr, None) {
             Verdict::GoOn | Verdict::Made => return,
-            Verdict::Wait => lacking::sleep(seen),
+            Verdict::Wait => sleepers::sleep(seen),
             Verdict::Never => stop("a thread needs a page that was lost with another node"),
         }
     }

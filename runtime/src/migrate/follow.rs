@@ -43,6 +43,9 @@ impl Frames {
     }
 }
 
+/// What is done with a chunk: its section, and its pages.
+type Seen<'a> = dyn FnMut(&Section, &[u8]) -> Result<(), String> + 'a;
+
 /// Gathers chunks: a section's head, then its pages.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
@@ -69,11 +72,7 @@ impl Chunks {
     }
 
     /// Takes bytes, and hands on each chunk that is whole.
-    pub(super) fn take(
-        &mut self,
-        mut bytes: &[u8],
-        seen: &mut dyn FnMut(&Section, &[u8]) -> Result<(), String>,
-    ) -> Result<(), String> {
+    pub(super) fn take(&mut self, mut bytes: &[u8], seen: &mut Seen<'_>) -> Result<(), String> {
         loop {
             if let Some((section, pages)) = &mut self.coming {
                 let len = bytes.len().min(section.byte_count() as usize - pages.len());

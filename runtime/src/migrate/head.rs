@@ -14,9 +14,11 @@
 
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::transfer::{PageSet, Run};
+use migrt_proto::wire::Strategy;
 
 use super::remains::number_of;
 use super::{image, slots_of};
+use crate::task::body::MobileBody;
 use crate::task::header::Header;
 
 /// Pages of the heap that go with the task for being seen from its stack.
@@ -36,8 +38,16 @@ pub(super) struct Split {
     pub(super) missing: PageSet,
 }
 
-/// Whether anything of a frozen task could follow it.
-pub(super) fn is_worth_it(header: &Header) -> bool {
+/// Whether the pages of the frozen task are to follow it.
+pub(super) fn is_to_follow(body: &MobileBody) -> bool {
+    let order = body.journey().order;
+    let is_wanted = order.is_some_and(|order| order.strategy == Strategy::PostCopy);
+    // One that lacks pages itself does not get so far.
+    is_wanted && body.header().is_some_and(can_follow)
+}
+
+/// Whether there are pages that could.
+fn can_follow(header: &Header) -> bool {
     let (mut pages, mut runs, mut records) = (0, 0, 0);
     let arena = header.prefix.arena();
     arena.for_each_live_run(&mut |_, len| {

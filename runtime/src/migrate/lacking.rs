@@ -13,35 +13,32 @@
 //! the task while it holds a lock.
 //!
 //! Who waits for a page: the task itself is suspended in the handler of its fault (`fault`); any other
-//! thread sleeps where it is, until [`ARRIVALS`] changes.
+//! thread sleeps where it is, until pages come (`sleepers`).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrt_iso::missing::{Mark, Missing as Kernel};
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::transfer::{
-    ChunkId, Fault, Missing, PageAck, PageAsk, PageFrame, PageSet, Run, Section,
-    SectionKind, Waiter, Way,
+    ChunkId, Fault, Missing, PageAck, PageAsk, PageFrame, PageSet, Run, Section, SectionKind,
+    Waiter, Way,
 };
-use migrt_proto::wire::{ShipSlot, StreamHead};
+use migrt_proto::wire::StreamHead;
 use migrt_proto::{Epoch, NodeId, TaskId};
 
-use super::rounds::head_of_frame;
+use super::fault::Verdict;
+use super::pages::{pages_of, ranges};
 use super::remains::{addr_of, number_of};
+use super::rounds::head_of_frame;
+use super::sleepers;
 use crate::cluster::Cluster;
 use crate::net::BulkFeed;
 use crate::task::body::{Doom, MobileBody};
 use crate::task::join::Waker;
 use crate::task::libc_buffers;
 use crate::task::record::TaskRef;
-
-/// Ranges registered for one slot: each costs the kernel a mapping.
-const RANGES_MAX: usize = 32;
-
-/// Changes whenever pages have come, for threads that sleep.
-static ARRIVALS: AtomicU32 = AtomicU32::new(0);
 
 static TABLE: Mutex<BTreeMap<SlotId, Arc<Lacking>>> = Mutex::new(BTreeMap::new());
 
@@ -89,35 +86,6 @@ enum Stage {
     Over,
 }
 
-/// What a fault comes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// The access is to be tried again.
-    GoOn,
-    /// The same: the page was untouched, and has been made.
-    Made,
-    /// The page will come.
-    Wait,
-    /// It will not.
-    Never,
-}
-
-/// The pages of these lists.
-pub(super) fn pages_of(list: &[ShipSlot]) -> Option<PageSet> {
-    let mut pages = PageSet::new();
-    for item in list {
-        let slot = SlotId::from_raw(item.slot.0)?;
-        for run in &item.runs {
-            let (from, len) = (run.first as usize * PAGE_LEN, run.count as usize * PAGE_LEN);
-            if from + len > slot.len() {
-                return None;
-            }
-            pages.insert(Run::new(number_of(slot.base() + from), u64::from(run.count)));
-        }
-    }
-    Some(pages)
-}
-
 /// What lacks pages in the slot of `addr`.
 fn at(addr: usize) -> Option<Arc<Lacking>> {
     table().get(&SlotId::of_addr(addr)?).cloned()
@@ -126,8 +94,7 @@ fn at(addr: usize) -> Option<Arc<Lacking>> {
 /// The arrival of this name from `source`.
 pub(super) fn find(task: TaskId, epoch: Epoch, source: NodeId) -> Option<Arc<Lacking>> {
     let table = table();
-    let is_it =
-        |l: &&Arc<Lacking>| (l.task, l.epoch, l.source) == (task, epoch, source);
+    let is_it = |l: &&Arc<Lacking>| (l.task, l.epoch, l.source) == (task, epoch, source);
     table.values().find(is_it).cloned()
 }
 
@@ -137,39 +104,6 @@ pub(crate) fn fault(addr: usize, waker: Option<Waker>) -> Verdict {
         Some(lacking) => lacking.fault(addr, waker),
         // The range has ended meanwhile.
         None => Verdict::GoOn,
-    }
-}
-
-/// The number to sleep on, before a look at the page.
-pub(crate) fn arrivals() -> u32 {
-    ARRIVALS.load(Ordering::SeqCst)
-}
-
-/// Sleeps until pages come, or for a while.
-pub(crate) fn sleep(seen: u32) {
-    let patience = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-    // SAFETY: a static word and a time; wakes at the latest after that.
-    unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            ARRIVALS.as_ptr(),
-            libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
-            seen,
-            &raw const patience,
-        );
-    }
-}
-
-fn wake_sleepers() {
-    ARRIVALS.fetch_add(1, Ordering::SeqCst);
-    // SAFETY: a static word.
-    unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            ARRIVALS.as_ptr(),
-            libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
-            i32::MAX,
-        );
     }
 }
 
@@ -228,7 +162,15 @@ impl Lacking {
             stage: Stage::Coming,
         };
         let is_eager = AtomicBool::new(is_eager);
-        Arc::new(Lacking { cluster, task, epoch, source, slots, is_eager, state: Mutex::new(state) })
+        Arc::new(Lacking {
+            cluster,
+            task,
+            epoch,
+            source,
+            slots,
+            is_eager,
+            state: Mutex::new(state),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -344,7 +286,7 @@ impl Lacking {
         let ack = PageAck { task: self.task, epoch: self.epoch, chunks: vec![chunk] };
         self.request(&mut state, PageFrame::Ack(ack));
         drop(state);
-        wake_sleepers();
+        sleepers::wake();
         wakers.into_iter().for_each(Waker::wake);
         self.settle();
         Ok(())
@@ -480,7 +422,7 @@ impl Lacking {
         let waiters = std::mem::take(&mut state.waiters);
         drop(state);
         self.leave_table();
-        wake_sleepers();
+        sleepers::wake();
         drop((record, waiters));
         count
     }
@@ -506,7 +448,7 @@ impl Lacking {
             record.mobile().expect("only mobile tasks move").set_doom(doom);
             crate::exec::door::wake(record);
         }
-        wake_sleepers();
+        sleepers::wake();
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -546,24 +488,5 @@ impl State {
             assert!(ended.is_ok(), "a range cannot be unregistered: {ended:?}");
             libc_buffers::ranges_ended(1);
         }
-    }
-}
-
-/// Address and length of the ranges to register for these pages of one slot: not too many of them.
-fn ranges(pages: &PageSet) -> Vec<(usize, usize)> {
-    let mut gap = 0;
-    loop {
-        let mut ranges: Vec<(usize, usize)> = Vec::new();
-        for run in pages.runs() {
-            let (addr, len) = (addr_of(run.first), run.count as usize * PAGE_LEN);
-            match ranges.last_mut() {
-                Some(last) if addr - (last.0 + last.1) <= gap => last.1 = addr + len - last.0,
-                _ => ranges.push((addr, len)),
-            }
-        }
-        if ranges.len() <= RANGES_MAX {
-            return ranges;
-        }
-        gap = (gap * 2).max(2 * PAGE_LEN);
     }
 }

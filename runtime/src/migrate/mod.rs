@@ -17,6 +17,7 @@ pub(crate) mod arrive;
 #[expect(unsafe_code, reason = "reads every word of a frozen task")]
 pub(crate) mod audit;
 pub(crate) mod chaos;
+mod copy;
 pub(crate) mod copying;
 #[expect(unsafe_code, reason = "handles signals, and waits for pages")]
 pub(crate) mod fault;
@@ -27,8 +28,8 @@ mod head;
 pub(crate) mod image;
 #[expect(unsafe_code, reason = "writes the pages of arriving tasks")]
 mod installer;
-#[expect(unsafe_code, reason = "sleeps until pages come")]
 pub(crate) mod lacking;
+mod pages;
 pub(crate) mod pins;
 mod plan;
 pub(crate) mod record;
@@ -38,6 +39,8 @@ pub(crate) mod remains;
 mod rounds;
 #[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
 pub(crate) mod serve;
+#[expect(unsafe_code, reason = "sleeps until pages come")]
+mod sleepers;
 pub(crate) mod strategy;
 pub(crate) mod watch;
 
@@ -146,7 +149,7 @@ fn leave(task: TaskRef) {
         return stay(task);
     }
     body.frozen_at(since);
-    let is_lazy = is_lazy(body);
+    let is_lazy = head::is_to_follow(body);
     body.journey().is_lazy = is_lazy;
     let checked = check(body, NodeId(target), copying.as_deref());
     if checked.is_ok() && copying.is_none() && begin_rounds(cluster, &task, NodeId(target)) {
@@ -171,14 +174,6 @@ fn leave(task: TaskRef) {
             stay(task);
         }
     }
-}
-
-/// Whether the pages of the frozen task are to follow it.
-fn is_lazy(body: &MobileBody) -> bool {
-    let order = body.journey().order;
-    let is_wanted = order.is_some_and(|order| order.strategy == Strategy::PostCopy);
-    // (One that lacks pages itself does not get so far.)
-    is_wanted && body.header().is_some_and(head::is_worth_it)
 }
 
 /// Whether the frozen task's pages are to be sent in rounds while it runs on: then it is to go on.

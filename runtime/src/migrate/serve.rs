@@ -20,16 +20,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use migrt_iso::{PAGE_LEN, SlotId, page};
-use migrt_proto::transfer::{Chunk, ChunkId, PageFrame, PageSet, Push, PushLimits, Run, Section};
 use migrt_proto::transfer::SectionKind;
+use migrt_proto::transfer::{Chunk, ChunkId, PageFrame, PageSet, Push, PushLimits, Run, Section};
 use migrt_proto::wire::{ShipSlot, StreamHead};
 use migrt_proto::{Epoch, NodeId, TaskId};
 
 use super::audit::{self, Suspects};
-use super::rounds::{by_slot, head_of};
 use super::head::{self, Split};
-use super::remains::{Base, Parts, addr_of, number_of};
 use super::prepare;
+use super::remains::{Base, Parts, addr_of, number_of};
+use super::rounds::{by_slot, head_of};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::config::Audit;

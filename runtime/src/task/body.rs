@@ -239,6 +239,10 @@ impl MobileBody {
         self.tie(tie::FAULT, is_in);
     }
 
+    pub(crate) fn is_in_fault(&self) -> bool {
+        self.is_tied_by(tie::FAULT)
+    }
+
     /// Its entry has returned; it is never resumed.
     pub(crate) fn set_returned(&self) {
         self.tie(tie::RETURNED, true);

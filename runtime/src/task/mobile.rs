@@ -148,7 +148,7 @@ pub(crate) fn run(worker: &Worker, task: TaskRef) {
         // Neither moved nor cancelled where it stands.
         match task.state.park() {
             Park::Asleep => {}
-            Park::Push => worker.push_shared(task),
+            Park::Push => crate::exec::door::push(task),
         }
         return;
     }

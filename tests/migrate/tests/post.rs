@@ -61,6 +61,11 @@ fn a_stack_in_a_block_that_is_not_here_yet() {
 }
 
 #[test]
+fn a_lock_that_is_held_over_a_fault_holds_up_no_node() {
+    check("lock", 5);
+}
+
+#[test]
 fn the_kernel_reads_and_writes_buffers_that_are_not_here_yet() {
     check("calls", 1);
 }

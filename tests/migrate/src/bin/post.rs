@@ -245,6 +245,25 @@ fn calls(seed: u64) -> usize {
     held.len()
 }
 
+static HELD: Mutex<u64> = Mutex::new(0);
+
+/// Touches its pages under a static's lock, which others on its only worker want too.
+#[migrt::migratable]
+fn locked(seed: u64) -> u64 {
+    let held = block(512, seed);
+    wait_for_move();
+    let mut random = Seeded::new(seed);
+    for _ in 0..20 {
+        let mut count = HELD.lock().expect("not poisoned");
+        look(&held, seed, random.below(512) as usize);
+        *count += 1;
+        drop(count);
+        migrt::yield_now();
+    }
+    check(&held, seed);
+    seed
+}
+
 static NODE_WORD: Mutex<usize> = Mutex::new(0);
 
 /// Has a word of its first node in its heap, where only a look at all of it finds it.
@@ -305,8 +324,7 @@ fn run(case: &str) -> Result<(), String> {
     match case {
         // On one worker: a page that is awaited holds up nobody but its task.
         "crowd" => {
-            let tasks: Vec<_> =
-                (0..64).map(|seed| migrt::spawn(scatter(seed, 512, 20))).collect();
+            let tasks: Vec<_> = (0..64).map(|seed| migrt::spawn(scatter(seed, 512, 20))).collect();
             migrt::sleep(Duration::from_millis(600));
             for task in &tasks {
                 post(task, ONE)?;
@@ -345,6 +363,16 @@ fn run(case: &str) -> Result<(), String> {
         "churn" => assert_eq!(once!(migrt::spawn(churn(11)))?, 20_000),
         "big" => assert_eq!(once!(migrt::spawn(big(13)))?, (40 << 8) * PAGE / 8),
         "stack" => assert_eq!(once!(migrt::spawn(other_stack(17)))?, 128 * PAGE),
+        "lock" => {
+            let tasks: Vec<_> = (0..8).map(|seed| migrt::spawn(locked(seed))).collect();
+            migrt::sleep(Duration::from_millis(300));
+            for task in &tasks {
+                post(task, ONE)?;
+            }
+            for task in tasks {
+                task.join().map_err(|why| why.to_string())?;
+            }
+        }
         "calls" => assert_eq!(once!(migrt::spawn(calls(23)))?, 512 * PAGE / 8),
         "along" => {
             *NODE_WORD.lock().expect("not poisoned") =
