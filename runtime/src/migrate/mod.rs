@@ -151,9 +151,14 @@ fn leave(task: TaskRef) {
     body.frozen_at(since);
     let is_lazy = head::is_to_follow(body);
     body.journey().is_lazy = is_lazy;
-    let checked = check(body, NodeId(target), copying.as_deref());
-    if checked.is_ok() && copying.is_none() && begin_rounds(cluster, &task, NodeId(target)) {
-        return stay(task);
+    let mut checked = check(body, NodeId(target));
+    if checked.is_ok() {
+        // What it points to takes as long to see as its heap is long: with rounds that is done while
+        // it runs.
+        if copying.is_none() && begin_rounds(cluster, &task, NodeId(target)) {
+            return stay(task);
+        }
+        checked = check_words(body, copying.as_deref());
     }
     match checked {
         Ok(()) => {
@@ -205,8 +210,8 @@ pub(crate) fn end_rounds(body: &MobileBody) {
     }
 }
 
-/// Whether a frozen task may leave this node.
-fn check(body: &MobileBody, target: NodeId, copying: Option<&Copying>) -> Result<(), Refusal> {
+/// Whether a frozen task may leave this node, but for what it points to.
+fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
     if target == cluster().me() {
         return Err(Refusal::Other { why: "it is there already".to_owned() });
     }
@@ -226,6 +231,12 @@ fn check(body: &MobileBody, target: NodeId, copying: Option<&Copying>) -> Result
                     .to_owned(),
         });
     }
+    Ok(())
+}
+
+/// Whether no word of a frozen task leads to what stays here.
+fn check_words(body: &MobileBody, copying: Option<&Copying>) -> Result<(), Refusal> {
+    let Some(header) = body.header() else { return Ok(()) };
     let audit = crate::node::node().config.audit;
     let slots = slots_of(header);
     // Pages that went in rounds were looked through as they were copied.
@@ -323,17 +334,9 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         && let Some(header) = body.header()
     {
         let done = serve::ship(cluster, (task, header), (epoch, to));
-        let failed = match done {
-            Ok((serving, byte_count)) => {
-                body.journey().serving = Some(serving);
-                cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
-                None
-            }
-            Err(why) => Some(why),
-        };
         drop(shipped);
         fail::point("source.shipped");
-        if let Some(why) = failed {
+        if let Err(why) = done {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
         }
         return;

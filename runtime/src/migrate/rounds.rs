@@ -22,8 +22,9 @@ use crate::net::{BulkFeed, Part};
 use crate::task::body::MobileBody;
 use crate::task::header::Header;
 
-/// Sections have at most so many runs of pages: their heads stay far below the limit of the wire.
-const SECTION_RUNS_MAX: u64 = 16 << 10;
+/// Pages of a section: 4 MiB, so that one is copied while another is sent, and its head stays far
+/// below the limit of the wire however scattered they are.
+const SECTION_PAGES: u64 = 1024;
 
 /// What is alive of a task, as seen in a brief stop.
 #[derive(Debug)]
@@ -158,7 +159,8 @@ impl Work {
         Ok(())
     }
 
-    /// Copies and sends one round; returns when it was written.
+    /// Copies and sends one round; returns when the target has installed it: what is queued here
+    /// would hold up the last pages. The next section is copied while one is on its way.
     pub(super) fn send(
         &mut self,
         cluster: &'static Cluster,
@@ -167,17 +169,21 @@ impl Work {
         pages: &PageSet,
         body: &MobileBody,
     ) -> Result<(), String> {
+        let since = Instant::now();
         let mut left = pages.clone();
+        let mut byte_count = 0;
         while !left.is_empty() {
-            let chunk = take_runs(&mut left, SECTION_RUNS_MAX);
-            let since = Instant::now();
-            let (sent, byte_count) =
-                self.send_section(cluster, (task, copying), slots, &chunk, body)?;
+            let section = left.take_first(SECTION_PAGES);
+            let sent = self.send_section(cluster, (task, copying), slots, &section, body)?;
+            byte_count += sent.len() * PAGE_LEN as u64;
+            cluster.metrics.shipped(sent.len() as usize, sent.len() as usize * PAGE_LEN);
             self.sent.add_all(&sent);
-            let took = Micros(since.elapsed().as_micros().max(1) as u64);
-            self.rounds.sent(byte_count, took);
-            cluster.metrics.shipped(sent.len() as usize, byte_count as usize);
         }
+        if !copying.wait_installed(self.sections) {
+            return Err("it was called off".to_owned());
+        }
+        let took = Micros(since.elapsed().as_micros().max(1) as u64);
+        self.rounds.sent(byte_count, took);
         cluster.note_rate(copying.target, self.rounds.link());
         Ok(())
     }
@@ -189,7 +195,7 @@ impl Work {
         slots: &[SlotId],
         pages: &PageSet,
         body: &MobileBody,
-    ) -> Result<(PageSet, u64), String> {
+    ) -> Result<PageSet, String> {
         let mut send = PageSet::new();
         for page in pages.pages() {
             // SAFETY: a page of a slot of the task, mapped; it may be written at this moment.
@@ -243,12 +249,7 @@ impl Work {
         };
         drop(feed.push(parts.0));
         self.sections += 1;
-        // Until it is there: what is queued here would hold up the last pages.
-        if copying.wait_installed(self.sections) {
-            Ok((send, len as u64))
-        } else {
-            Err("it was called off".to_owned())
-        }
+        Ok(send)
     }
 }
 
@@ -264,12 +265,6 @@ pub(super) fn head_of_frame(page_frame: &PageFrame) -> Part {
     let len = (frame.len() - 4) as u32;
     frame[..4].copy_from_slice(&len.to_le_bytes());
     Part::Owned(frame)
-}
-
-/// Takes the first so many runs out.
-fn take_runs(pages: &mut PageSet, count: u64) -> PageSet {
-    let taken: u64 = pages.runs().take(count as usize).map(|run| run.count).sum();
-    pages.take_first(taken)
 }
 
 /// Pages by the slot they lie in; every slot of the task is named.

@@ -90,7 +90,7 @@ enum Checked {
     LeadsOut,
 }
 
-/// Ships the head of a frozen task, and begins to push the rest. The bytes of the head.
+/// Ships the head of a frozen task, and begins to push the rest.
 ///
 /// # Errors
 /// There is no slot for the copies, or no wire.
@@ -98,7 +98,7 @@ pub(super) fn ship(
     cluster: &'static Cluster,
     (task, header): (&TaskRef, &Header),
     (epoch, to): (Epoch, NodeId),
-) -> Result<(Arc<Serving>, usize), String> {
+) -> Result<(), String> {
     const NO_SLOT: &str = "this node has no slot left to copy the task's pages to";
     prepare(header);
     let (mut split, mut base, mut parts);
@@ -158,6 +158,8 @@ pub(super) fn ship(
         }),
         news: Condvar::new(),
     });
+    let body = task.mobile().expect("only mobile tasks move");
+    body.journey().serving = Some(serving.clone());
     table().insert((header.id, epoch), serving.clone());
     SERVED.fetch_add(1, Ordering::Relaxed);
     let byte_count = start.len() + head.len() as usize * PAGE_LEN;
@@ -180,8 +182,9 @@ pub(super) fn ship(
             serving.state().is_threaded = false;
         }
     }
+    cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
     serving.pump_here();
-    Ok((serving, byte_count))
+    Ok(())
 }
 
 /// Copies pages in the order in which they are listed and sent. `None`: there is no slot for a copy.

@@ -150,8 +150,8 @@ impl Locked<'_> {
         let mut passed_over = self.pool.passed_over;
         for range in &self.pool.fresh {
             if range.end - range.next > ENOUGH {
-                // A sixteenth is passed over.
-                passed_over += (range.end - range.next).div_ceil(8);
+                // A quarter is passed over.
+                passed_over += (range.end - range.next).div_ceil(3);
                 continue;
             }
             let unusable = |&index: &u32| {
@@ -182,20 +182,37 @@ impl Locked<'_> {
         None
     }
 
+    /// Slots that lie within a granted range whose end is still fresh: they were kept when it was
+    /// granted, used since, and have left.
+    fn grant_one_by_one(&mut self, first: u32, end: u32, range: FreshRange) {
+        for index in first..end {
+            let state = self.state_at(index);
+            assert!(
+                matches!(state, State::Foreign | State::Kept),
+                "I3: grant of slots {first}..{end} of {:?}, of which {range:?} is owned",
+                self.class
+            );
+        }
+        for index in first..end {
+            let slot = SlotId::new(self.class, index).expect("grant checked the range");
+            self.owned_count += 1;
+            match self.state_at(index) {
+                State::Kept => self.set(slot, State::KeptOwned),
+                _ => self.push(slot, State::Clean, 0),
+            }
+        }
+    }
+
     pub(super) fn grant(&mut self, first: u32, end: u32) {
         if first == end {
             return;
         }
         let (table, class) = (self.table, self.class);
-        let overlap = self
-            .pool
-            .fresh
-            .iter()
-            .find(|range| range.next < range.end && range.next < end && first < range.end);
-        assert!(
-            overlap.is_none(),
-            "I3: grant of slots {first}..{end} of {class:?}, of which {overlap:?} is owned"
-        );
+        let overlap =
+            self.pool.fresh.iter().copied().find(|r| r.next < r.end && r.next < end && first < r.end);
+        if let Some(range) = overlap {
+            return self.grant_one_by_one(first, end, range);
+        }
         // Words that say who owned a slot before are brought up to date; first look, then change.
         table.touched(class, first, end, &mut |from, to| {
             for index in from..to {

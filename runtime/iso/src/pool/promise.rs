@@ -35,10 +35,11 @@ impl Counts {
         self.owned[at].store(owned, Ordering::Relaxed);
     }
 
-    /// Free slots are plenty above an eighth of those owned: a sixteenth is never handed out, in
-    /// groups of sixteen.
+    /// Free slots are plenty above so many: a quarter of those owned is never handed out, in groups of
+    /// up to 64.
     fn reserve(&self, at: usize) -> u32 {
-        self.owned[at].load(Ordering::Relaxed) / 8 + 16
+        let owned = self.owned[at].load(Ordering::Relaxed);
+        owned / 4 + owned / 16 + 64
     }
 }
 

@@ -361,7 +361,7 @@ fn two_who_ask_for_the_last_slot_do_not_both_get_it_nor_neither() {
     Region::reserve().unwrap();
     for round in 0..200 {
         let pool = SlotPool::new();
-        pool.grant(SlotClass::TASK, 15 * PART + 32 + round, 1);
+        pool.grant(SlotClass::TASK, 15 * PART + 64 + round % 64, 1);
         let start = std::sync::Barrier::new(2);
         let ask = || {
             start.wait();
