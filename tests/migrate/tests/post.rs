@@ -62,7 +62,7 @@ fn a_stack_in_a_block_that_is_not_here_yet() {
 
 #[test]
 fn a_lock_that_is_held_over_a_fault_holds_up_no_node() {
-    check("lock", 5);
+    check("lock", 1);
 }
 
 #[test]

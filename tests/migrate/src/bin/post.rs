@@ -250,12 +250,12 @@ static HELD: Mutex<u64> = Mutex::new(0);
 /// Touches its pages under a static's lock, which others on its only worker want too.
 #[migrt::migratable]
 fn locked(seed: u64) -> u64 {
-    let held = block(512, seed);
+    let held = block(2048, seed);
     wait_for_move();
     let mut random = Seeded::new(seed);
     for _ in 0..20 {
         let mut count = HELD.lock().expect("not poisoned");
-        look(&held, seed, random.below(512) as usize);
+        look(&held, seed, random.below(2048) as usize);
         *count += 1;
         drop(count);
         migrt::yield_now();
@@ -365,7 +365,7 @@ fn run(case: &str) -> Result<(), String> {
         "stack" => assert_eq!(once!(migrt::spawn(other_stack(17)))?, 128 * PAGE),
         "lock" => {
             let tasks: Vec<_> = (0..8).map(|seed| migrt::spawn(locked(seed))).collect();
-            migrt::sleep(Duration::from_millis(300));
+            migrt::sleep(Duration::from_millis(500));
             for task in &tasks {
                 post(task, ONE)?;
             }
