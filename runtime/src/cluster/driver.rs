@@ -56,9 +56,11 @@ impl Cluster {
                     migrate::resume_here(self, record, epoch, &why);
                 }
             }
-            // The driver has served the pages since it shipped the head.
-            Action::Serve { task, epoch: _, to } => {
+            Action::Serve { task, epoch, to } => {
                 tracing::debug!(%task, to = to.0, "its pages are served");
+                if let Some(serving) = migrate::serve::find(task, epoch, to) {
+                    serving.begin();
+                }
                 fail::point("source.serving");
             }
             Action::SourceLost { task, epoch, source: _ } => {

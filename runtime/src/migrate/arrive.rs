@@ -154,6 +154,8 @@ struct Lazy {
     chunks: Chunks,
     /// The core knows that the head is here, or all of it if eager.
     is_ready: bool,
+    /// All pages were called for.
+    has_called: bool,
 }
 
 impl Arrive {
@@ -269,7 +271,10 @@ impl Arrive {
                 crate::fail::point("target.ready");
             }
         }
-        let Lazy { lacking, chunks, is_ready } = lazy;
+        let Lazy { lacking, chunks, is_ready, has_called } = lazy;
+        if lacking.is_eager() && !std::mem::replace(has_called, true) {
+            lacking.call();
+        }
         if !lacking.is_eager() {
             return chunks.take(bytes, &mut |section, pages| lacking.arrived(section, pages));
         }
@@ -382,7 +387,8 @@ fn begin_lazy(
     let is_eager = copy.merge.is_some() || !can_fault;
     let lacking = Lacking::new(cluster, of, copy.slots.clone(), missing, is_eager);
     copy.lacking = Some(lacking.clone());
-    incoming.lazy = Some(Lazy { lacking, chunks: Chunks::default(), is_ready: false });
+    incoming.lazy =
+        Some(Lazy { lacking, chunks: Chunks::default(), is_ready: false, has_called: false });
     Ok(incoming)
 }
 

@@ -312,6 +312,12 @@ impl Lacking {
         Ok(())
     }
 
+    /// Calls for all pages, of an arrival that waits for them.
+    pub(super) fn call(&self) {
+        let ack = PageAck { task: self.task, epoch: self.epoch, chunks: Vec::new() };
+        self.request(&mut self.state(), PageFrame::Ack(ack));
+    }
+
     /// Whether every page is there.
     pub(super) fn is_whole(&self) -> bool {
         self.state().missing.is_whole()

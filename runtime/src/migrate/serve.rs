@@ -6,8 +6,8 @@
 //! from the target    acks, asks                           a stream of the target's
 //! ```
 //!
-//! What goes when, `migrt_proto::transfer::Push` decides. Pushing begins behind the head, before the
-//! commit: nothing of the frozen task changes any more. Each page is copied as it is sent, and the
+//! What goes when, `migrt_proto::transfer::Push` decides. Pushing begins with the commit, so that nothing
+//! is in the way of that; or before, if the target calls for all pages first. Each page is copied as it is sent, and the
 //! copy is the base of the task's remains (`remains`). Chunks are pushed by a thread of the task's own
 //! if there are many; demands are answered by the net thread itself.
 //!
@@ -77,6 +77,8 @@ struct State {
     audit: Checked,
     /// A thread pushes.
     is_threaded: bool,
+    /// The task runs at the target, or waits there for all its pages: nothing holds the push up.
+    has_begun: bool,
 }
 
 /// What is known of words that lead out of the task.
@@ -90,7 +92,7 @@ enum Checked {
     LeadsOut,
 }
 
-/// Ships the head of a frozen task, and begins to push the rest.
+/// Ships the head of a frozen task, and makes everything ready to push the rest.
 ///
 /// # Errors
 /// There is no slot for the copies, or no wire.
@@ -155,6 +157,7 @@ pub(super) fn ship(
             generation: 0,
             audit,
             is_threaded,
+            has_begun: false,
         }),
         news: Condvar::new(),
     });
@@ -183,7 +186,6 @@ pub(super) fn ship(
         }
     }
     cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
-    serving.pump_here();
     Ok(())
 }
 
@@ -240,9 +242,16 @@ impl Serving {
     /// The target has these chunks.
     pub(crate) fn acked(&self, chunks: &[ChunkId]) {
         let mut state = self.state();
+        // An answer without chunks calls for the first.
+        state.has_begun = true;
         chunks.iter().for_each(|&chunk| state.push.acked(chunk));
         drop(state);
         self.pump_here();
+    }
+
+    /// The task runs at the target.
+    pub(crate) fn begin(&self) {
+        self.acked(&[]);
     }
 
     /// The target asks for pages.
@@ -426,7 +435,8 @@ impl Serving {
 impl State {
     fn next_chunk(&mut self) -> Option<Chunk> {
         let share = (CREDIT / SERVED.load(Ordering::Relaxed).max(1)).max(1);
-        let may_send = self.record.is_some()
+        let may_send = self.has_begun
+            && self.record.is_some()
             && self.audit != Checked::LeadsOut
             && self.push.in_flight() < share;
         if may_send { self.push.next_chunk() } else { None }
