@@ -23,10 +23,6 @@ use crate::task::header::Header;
 
 /// Pages of the heap that go with the task for being seen from its stack.
 const SEEN_MAX: u64 = 64;
-/// Tasks whose live pages lie in more runs are not moved by this way: the list of them would be too
-/// long for the head of a stream.
-const RUNS_MAX: usize = 50_000;
-
 /// The pages of a frozen task, in two parts.
 #[derive(Debug)]
 pub(super) struct Split {
@@ -43,19 +39,7 @@ pub(super) fn is_to_follow(body: &MobileBody) -> bool {
     let order = body.journey().order;
     let is_wanted = order.is_some_and(|order| order.strategy == Strategy::PostCopy);
     // One that lacks pages itself does not get so far.
-    is_wanted && body.header().is_some_and(can_follow)
-}
-
-/// Whether there are pages that could.
-fn can_follow(header: &Header) -> bool {
-    let (mut pages, mut runs, mut records) = (0, 0, 0);
-    let arena = header.prefix.arena();
-    arena.for_each_live_run(&mut |_, len| {
-        pages += len / PAGE_LEN;
-        runs += 1;
-    });
-    arena.for_each_record_run(&mut |_, len| records += len / PAGE_LEN);
-    pages > records && runs <= RUNS_MAX
+    is_wanted && body.header().is_some()
 }
 
 /// Divides the pages of a frozen task.

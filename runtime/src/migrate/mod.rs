@@ -290,8 +290,9 @@ const LONG_IMAGE: usize = 1 << 20;
 /// Sends a frozen task to `to`.
 pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
     let body = mobile(task);
-    let is_long = body.header().is_some_and(|h| live_pages(h) * PAGE_LEN > LONG_IMAGE);
-    if is_long && body.journey().copying.is_none() && !body.journey().is_lazy {
+    let goes_whole = body.journey().copying.is_none() && !body.journey().is_lazy;
+    let is_long = |h: &Header| live_pages(h) * PAGE_LEN > LONG_IMAGE;
+    if goes_whole && body.header().is_some_and(is_long) {
         let task = task.clone();
         let spawned = std::thread::Builder::new()
             .name("migrt-shipper".to_owned())

@@ -132,7 +132,8 @@ pub(super) fn ship(
     };
     let mut start = Vec::new();
     StreamHead::Pages(PageFrame::Section(section)).encode(&mut start);
-    if start.len() > BULK_HEADER_LEN_MAX {
+    // The limit of what the manifest may take is a little lower.
+    if start.len() > BULK_HEADER_LEN_MAX - (16 << 10) {
         return Err("its pages lie too scattered to be listed".to_owned());
     }
     let is_threaded = missing.len() >= MANY;
@@ -207,7 +208,10 @@ const LONG_HEAP: usize = 2 << 20;
 
 /// Whether to scan the task's heap at the freeze would take too long.
 pub(super) fn is_long(header: &Header) -> bool {
-    super::live_pages(header) * PAGE_LEN > LONG_HEAP
+    // Not by its pages: to count these takes long for a long heap.
+    let mut len = 0;
+    header.prefix.arena().for_each_extent(&mut |slot| len += slot.len());
+    len > LONG_HEAP
 }
 
 /// Whose pages are served under this name to `to`.
