@@ -7,6 +7,7 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use migrt::{JoinHandle, NodeId, Strategy};
@@ -246,16 +247,21 @@ fn calls(seed: u64) -> usize {
 }
 
 static HELD: Mutex<u64> = Mutex::new(0);
+static ARRIVED: AtomicUsize = AtomicUsize::new(0);
 
 /// Touches its pages under a static's lock, which others on its only worker want too.
 #[migrt::migratable]
-fn locked(seed: u64) -> u64 {
-    let held = block(2048, seed);
+fn locked(seed: u64, tasks: usize) -> u64 {
+    let held = block(8192, seed);
     wait_for_move();
+    ARRIVED.fetch_add(1, Ordering::SeqCst);
+    while ARRIVED.load(Ordering::SeqCst) < tasks {
+        migrt::yield_now();
+    }
     let mut random = Seeded::new(seed);
     for _ in 0..20 {
         let mut count = HELD.lock().expect("not poisoned");
-        look(&held, seed, random.below(2048) as usize);
+        look(&held, seed, random.below(8192) as usize);
         *count += 1;
         drop(count);
         migrt::yield_now();
@@ -364,8 +370,8 @@ fn run(case: &str) -> Result<(), String> {
         "big" => assert_eq!(once!(migrt::spawn(big(13)))?, (40 << 8) * PAGE / 8),
         "stack" => assert_eq!(once!(migrt::spawn(other_stack(17)))?, 128 * PAGE),
         "lock" => {
-            let tasks: Vec<_> = (0..8).map(|seed| migrt::spawn(locked(seed))).collect();
-            migrt::sleep(Duration::from_millis(500));
+            let tasks: Vec<_> = (0..4).map(|seed| migrt::spawn(locked(seed, 4))).collect();
+            migrt::sleep(Duration::from_millis(800));
             for task in &tasks {
                 post(task, ONE)?;
             }
