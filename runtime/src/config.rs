@@ -10,7 +10,7 @@
 //! | `MIGRT_WORKERS` | worker threads of this node |
 //! | `MIGRT_SLOTS` | task slots that this node uses of its share, to see what a program does when they run out |
 //! | `MIGRT_CHAOS` | `1`: move every mobile task at every suspension |
-//! | `MIGRT_STRATEGY` | how tasks move if nothing else is asked for: `auto`, `stop-copy`, `pre-copy` |
+//! | `MIGRT_STRATEGY` | how tasks move if nothing else is asked for: `auto`, `stop-copy`, `pre-copy`, `post-copy` |
 //! | `MIGRT_AUDIT` | `strict` (refuse a move that would take a node's address along), `warn`, `off` |
 //! | `MIGRT_FAIL` | `POINT=kill` or `POINT=stop`, with `n1:` before it on node 1 only, with `@N` behind it the N-th time: for tests |
 
@@ -79,8 +79,9 @@ impl Config {
         };
         let strategy = match std::env::var("MIGRT_STRATEGY").ok() {
             None => Strategy::default(),
-            Some(text) => Strategy::parse(&text)
-                .ok_or_else(|| bad("MIGRT_STRATEGY", "auto, stop-copy or pre-copy", &text))?,
+            Some(text) => Strategy::parse(&text).ok_or_else(|| {
+                bad("MIGRT_STRATEGY", "auto, stop-copy, pre-copy or post-copy", &text)
+            })?,
         };
         let config = Config {
             node: node.unwrap_or(0),

@@ -37,6 +37,7 @@ pub(crate) const POINTS: &[&str] = &[
     "source.committed",
     "target.commit",
     "target.thawed",
+    "source.serving",
     "source.acked",
 ];
 

@@ -179,6 +179,7 @@ fn prepare_process(config: &Config, identity: Option<&Identity>) -> Result<()> {
     }
     crate::task::panic_hook::install();
     crate::overflow::install();
+    crate::migrate::fault::install();
     crate::fence::watch_continue();
     crate::census::install().map_err(Error::from)?;
     crate::clock::measure();
@@ -186,8 +187,9 @@ fn prepare_process(config: &Config, identity: Option<&Identity>) -> Result<()> {
 }
 
 fn start_workers(config: Config) -> Result<&'static Node> {
+    // The last one is the spare's.
     let deques: Vec<_> =
-        (0..config.workers).map(|_| crossbeam_deque::Worker::<TaskRef>::new_fifo()).collect();
+        (0..=config.workers).map(|_| crossbeam_deque::Worker::<TaskRef>::new_fifo()).collect();
     let shared = deques
         .iter()
         .map(|deque| Shared {
@@ -199,11 +201,13 @@ fn start_workers(config: Config) -> Result<&'static Node> {
         .collect();
     let exec = Exec {
         injector: crossbeam_deque::Injector::new(),
+        woken: crossbeam_queue::SegQueue::new(),
         shared,
         idle: Idle::new(config.workers),
         timers: Timers::new(),
         stop: AtomicBool::new(false),
     };
+    let workers = config.workers;
     let cluster = Cluster::new(&config);
     let node = Node { config, exec, cluster, threads: Mutex::new(Vec::new()) };
     assert!(NODE.set(node).is_ok(), "STARTED lets one caller through");
@@ -214,7 +218,10 @@ fn start_workers(config: Config) -> Result<&'static Node> {
         let exec = &node.exec;
         let thread = std::thread::Builder::new()
             .name(format!("migrt-worker-{index}"))
-            .spawn(move || Worker::new(exec, index, deque).run())
+            .spawn(move || {
+                let worker = Worker::new(exec, index, deque);
+                if index < workers { worker.run() } else { worker.run_as_spare() }
+            })
             .map_err(|e| {
                 Error::with_source(Kind::Start, format!("worker {index} cannot be started: {e}"), e)
             })?;

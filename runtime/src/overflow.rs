@@ -35,6 +35,9 @@ pub(crate) fn install() {
 extern "C" fn on_fault(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo for SIGSEGV.
     let addr = unsafe { (*info).si_addr() } as usize;
+    if crate::migrate::fault::brings_stack(context) {
+        return;
+    }
     if in_region(addr) && report(addr) {
         // SAFETY: ends the process without running anything of it.
         unsafe { libc::_exit(EXIT_CODE) };
@@ -97,7 +100,17 @@ fn report(addr: usize) -> bool {
 
 /// Hands the fault to whoever handled it before us.
 fn pass_on(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    match PREVIOUS.get() {
+    pass_on_to(PREVIOUS.get(), signal, info, context);
+}
+
+/// Hands the fault to that handler, or has it end the process.
+pub(crate) fn pass_on_to(
+    previous: Option<&libc::sigaction>,
+    signal: i32,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    match previous {
         Some(previous) if previous.sa_sigaction > libc::SIG_IGN => {
             type Handler = extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void);
             // SAFETY: installed by somebody as a handler; std's takes these arguments.
@@ -106,7 +119,7 @@ fn pass_on(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) 
         }
         _ => {
             // SAFETY: the default action; the instruction is retried and ends the process.
-            unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
     }
 }

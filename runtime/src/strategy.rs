@@ -22,6 +22,11 @@ pub enum Strategy {
         /// Pages written in several rounds are left for the rest: they would be sent in vain.
         hold_back: bool,
     },
+    /// The task stands still only while its stack and what its heap needs first travel; it goes on, and
+    /// the other pages follow, those first that it touches (Hines and Gopalan, Post-Copy Based Live
+    /// Virtual Machine Migration, VEE 2009). Shortest pause, whatever the task writes; if this node is
+    /// lost before the last page has left, so is the task.
+    PostCopy,
     /// The runtime picks, by size, by how fast the task writes, and by the link.
     Auto {
         /// How long the task may stand still.
@@ -54,6 +59,7 @@ impl Strategy {
         match text {
             "auto" => Some(Strategy::default()),
             "stop-copy" => Some(Strategy::StopCopy),
+            "post-copy" => Some(Strategy::PostCopy),
             "pre-copy" => Some(Strategy::PreCopy {
                 max_pause: Duration::ZERO,
                 max_rounds: 8,
@@ -67,6 +73,7 @@ impl Strategy {
         let micros = |time: Duration| Micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
         match self {
             Strategy::StopCopy => wire::Strategy::StopCopy,
+            Strategy::PostCopy => wire::Strategy::PostCopy,
             Strategy::PreCopy { max_pause, max_rounds, hold_back } => {
                 wire::Strategy::PreCopy { max_pause: micros(max_pause), max_rounds, hold_back }
             }

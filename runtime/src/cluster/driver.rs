@@ -56,6 +56,22 @@ impl Cluster {
                     migrate::resume_here(self, record, epoch, &why);
                 }
             }
+            Action::Serve { task, epoch, to } => {
+                tracing::debug!(%task, to = to.0, "its pages are served");
+                if let Some(serving) = migrate::serve::find(task, epoch, to) {
+                    serving.begin();
+                }
+                fail::point("source.serving");
+            }
+            Action::SourceLost { task, epoch, source: _ } => {
+                let lacking = self
+                    .resident(task)
+                    .and_then(|record| record.mobile().and_then(MobileBody::lacking));
+                // Whole already, or dealt with by whoever made it so.
+                if lacking.is_none_or(|lacking| lacking.source_lost()) {
+                    self.tell(|core, now| core.whole(now, task, epoch));
+                }
+            }
             Action::ReleaseSource { task, epoch: _, to } => {
                 if let Some(record) = self.resident(task) {
                     migrate::release(self, &record, to);

@@ -10,7 +10,7 @@ use super::{Cluster, cluster};
 use crate::error::JoinError;
 use crate::exec::door;
 use crate::exec::worker::Worker;
-use crate::task::body::{self, Call, MobileBody};
+use crate::task::body::{self, Call, Doom, MobileBody};
 use crate::task::header::TASK_CLASS;
 use crate::task::promise::SlotPromise;
 use crate::task::router_probe::probe_router;
@@ -111,6 +111,28 @@ pub(crate) fn ended(body: &MobileBody, outcome: Result<Vec<u8>, JoinError>) {
     cluster.tell(|core, now| core.ended(now, body.id, outcome));
     if let Some(record) = record {
         // After the home knows the outcome: who is woken looks for it there.
+        record.join.finish();
+    }
+}
+
+/// A task of this node is not run any more.
+pub(crate) fn doomed(body: &MobileBody, doom: Doom) {
+    let cluster = cluster();
+    let record = cluster.residents.remove(body.id);
+    cluster.metrics.task_ended();
+    match doom {
+        Doom::SourceLost { missing_pages } => {
+            cluster.tell(|core, now| core.lost(now, body.id, missing_pages));
+        }
+        Doom::LeadsOut(what) => {
+            let message = clip(format!(
+                "it had left by post-copy, and could not go on: {what}; move it by another strategy, \
+                 which refuses such a move, or have it let go of that memory before"
+            ));
+            cluster.tell(|core, now| core.ended(now, body.id, Outcome::Panicked { message }));
+        }
+    }
+    if let Some(record) = record {
         record.join.finish();
     }
 }

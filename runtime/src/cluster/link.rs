@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use migrt_proto::transfer::{PageFrame, Section, SectionKind};
 use migrt_proto::wire::{Hello, StreamHead, WIRE_VERSION};
-use migrt_proto::{LinkRefused, NodeId, Place};
+use migrt_proto::{Core, LinkRefused, NodeId, Place};
 
 use super::Cluster;
 use crate::machine::{Cpu, Image};
 use crate::migrate::arrive::{Arrive, Discard};
+use crate::migrate::{follow, lacking, serve};
 use crate::net::{BulkSink, Handler, LinkError};
 
 /// See the module.
@@ -63,6 +64,11 @@ impl Link {
     }
 }
 
+fn refuse(peer: u16, why: &str) -> Box<dyn BulkSink> {
+    tracing::warn!(peer, %why, "a shipment is not taken");
+    Box::new(Discard)
+}
+
 impl Handler for Link {
     fn hello(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -101,11 +107,15 @@ impl Handler for Link {
             return;
         }
         self.cluster.link_up(NodeId(peer));
+        serve::link_back(NodeId(peer));
+        lacking::link_back(NodeId(peer));
     }
 
     fn peer_down(&self, peer: u16, why: &str) {
         tracing::debug!(peer, why, "link down");
         self.cluster.linked.lock().unwrap().remove(&NodeId(peer));
+        serve::link_lost(NodeId(peer));
+        lacking::link_lost(NodeId(peer));
         self.cluster.tell(|core, now| core.peer_down(now, NodeId(peer)));
     }
 
@@ -154,21 +164,35 @@ impl Handler for Link {
                     page_len: header.page_len,
                     extra: header.extra,
                 }),
+            Ok(StreamHead::Pages(PageFrame::Section(section)))
+                if matches!(
+                    section.kind,
+                    SectionKind::Push { .. } | SectionKind::Demand { .. }
+                ) =>
+            {
+                return follow::chunks(from, section).unwrap_or_else(|why| refuse(peer, &why));
+            }
+            Ok(StreamHead::Pages(frame @ (PageFrame::Ask(_) | PageFrame::Ack(_)))) => {
+                return follow::requests(from, frame).unwrap_or_else(|why| refuse(peer, &why));
+            }
+            Ok(StreamHead::Pages(PageFrame::Section(section)))
+                if section.kind == SectionKind::Head =>
+            {
+                let (task, epoch) = (section.task, section.epoch);
+                let arriving = |core: &mut Core, now| core.head_arriving(now, from, task, epoch);
+                self.cluster.tell(arriving).map_err(|e| e.to_string()).map(|()| section)
+            }
             Ok(StreamHead::Pages(PageFrame::Section(section))) => self
                 .cluster
                 .tell(|core, now| core.rounds_arriving(now, from, section.task, section.epoch))
                 .map_err(|e| e.to_string())
                 .map(|()| section),
-            Ok(StreamHead::Pages(_)) => Err("no pages of a task".to_owned()),
             Err(why) => Err(why.to_string()),
         };
         let opened = opened.map(|section| Arrive::open(self.cluster, from, section));
         match opened {
             Ok(arrive) => Box::new(arrive),
-            Err(why) => {
-                tracing::warn!(peer, %why, "a shipment is not taken");
-                Box::new(Discard)
-            }
+            Err(why) => refuse(peer, &why),
         }
     }
 

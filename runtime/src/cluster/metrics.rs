@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use migrt_proto::transfer::MissingCounts;
 use migrt_proto::wire::MoveRecord;
 use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,14 @@ pub struct Metrics {
     pub cpu_us: u64,
     /// Mobile tasks that ended here.
     pub tasks_ended: u64,
+    /// Pages that tasks which came by post-copy touched before they were here, and that were asked for.
+    pub demand_faults: u64,
+    /// Pages that came after such tasks: by the push, and because they were asked for.
+    pub pages_pushed: u64,
+    /// As `pages_pushed`, for those that were asked for or came along with them.
+    pub pages_demanded: u64,
+    /// Pages that came twice.
+    pub pages_doubled: u64,
 }
 
 /// The target has installed so many sections of the rounds of a task.
@@ -56,6 +65,10 @@ pub(crate) struct Counters {
     bytes_shipped: AtomicU64,
     pages_shipped: AtomicU64,
     tasks_ended: AtomicU64,
+    demand_faults: AtomicU64,
+    pages_pushed: AtomicU64,
+    pages_demanded: AtomicU64,
+    pages_doubled: AtomicU64,
     pauses_us: Mutex<(Vec<u32>, usize)>,
     moves: Mutex<VecDeque<MoveRecord>>,
 }
@@ -93,6 +106,19 @@ impl Counters {
         }
     }
 
+    /// All pages of a task that came by post-copy are here.
+    pub(crate) fn followed(&self, task: TaskId, counts: MissingCounts) {
+        let mut moves = self.moves.lock().unwrap();
+        if let Some(record) = moves.iter_mut().rev().find(|record| record.task == task) {
+            record.faults = counts.demand_faults + counts.shared_faults;
+        }
+        drop(moves);
+        self.demand_faults.fetch_add(counts.demand_faults, Ordering::Relaxed);
+        self.pages_pushed.fetch_add(counts.by_push, Ordering::Relaxed);
+        self.pages_demanded.fetch_add(counts.by_demand, Ordering::Relaxed);
+        self.pages_doubled.fetch_add(counts.duplicates, Ordering::Relaxed);
+    }
+
     pub(crate) fn task_ended(&self) {
         self.tasks_ended.fetch_add(1, Ordering::Relaxed);
     }
@@ -109,6 +135,10 @@ impl Counters {
             moves: self.moves.lock().unwrap().iter().cloned().collect(),
             cpu_us: process_cpu_us(),
             tasks_ended: get(&self.tasks_ended),
+            demand_faults: get(&self.demand_faults),
+            pages_pushed: get(&self.pages_pushed),
+            pages_demanded: get(&self.pages_demanded),
+            pages_doubled: get(&self.pages_doubled),
         }
     }
 }

@@ -311,6 +311,33 @@ impl Cluster {
         Some(self.net.get()?.open_bulk(to.0, header, Box::new(done)))
     }
 
+    /// As [`open_bulk`](Self::open_bulk), ahead of what other streams have to send.
+    pub(crate) fn open_urgent(
+        &self,
+        to: NodeId,
+        header: Vec<u8>,
+        done: impl FnOnce(Result<(), String>) + Send + 'static,
+    ) -> Option<BulkFeed> {
+        Some(self.net.get()?.open_bulk_at(to.0, header, 1, Box::new(done)))
+    }
+
+    /// Does `deed` on the net thread, soon; not at all if this node is alone.
+    pub(crate) fn soon(&self, deed: impl FnOnce() + Send + 'static) {
+        if let Some(net) = self.net.get() {
+            net.run_soon(Box::new(deed));
+        }
+    }
+
+    /// Whether there is a link to `node`.
+    pub(crate) fn is_linked(&self, node: NodeId) -> bool {
+        self.linked.lock().unwrap().contains(&node)
+    }
+
+    /// Whether the caller is the net thread.
+    pub(crate) fn is_net_thread(&self) -> bool {
+        self.net.get().is_some_and(Net::is_net_thread)
+    }
+
     /// How fast pages get to `node`, as last measured.
     pub(crate) fn link_rate(&self, node: NodeId) -> LinkRate {
         const UNKNOWN: LinkRate = LinkRate { bytes_per_s: 500 << 20, fixed: Micros(250) };

@@ -9,6 +9,7 @@ use migrt_iso::SlotClass;
 
 use super::queue::Exec;
 use super::worker::Worker;
+use crate::task::body::MobileBody;
 use crate::task::promise::SlotPromise;
 use crate::task::record::{Body, TaskRef};
 use crate::task::state::Wake;
@@ -32,6 +33,9 @@ pub(crate) fn push(task: TaskRef) {
             _ => exec().send_to(home, task),
         }
         return;
+    }
+    if task.mobile().is_some_and(MobileBody::is_in_fault) {
+        return exec().go_on(task);
     }
     match here {
         Some(worker) => worker.push_shared(task),

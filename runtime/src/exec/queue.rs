@@ -1,6 +1,7 @@
 //! Where runnable tasks wait.
 //!
 //! ```text
+//! woken      tasks whose fault is over                              anybody
 //! injector   shared; what comes from outside the workers           anybody
 //! deque      one per worker: un-started tasks and mobile tasks      owner, thieves
 //! inbox      one per worker: started local tasks woken elsewhere    anybody in, owner out
@@ -29,6 +30,10 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Exec {
     pub(crate) injector: Injector<TaskRef>,
+    /// Tasks that stood in a fault and whose page has come: first of all, as one may hold a lock for
+    /// which all workers wait. What lies here for long the spare runs.
+    pub(crate) woken: SegQueue<TaskRef>,
+    /// One for each worker, and the spare's.
     pub(crate) shared: Vec<Shared>,
     pub(crate) idle: Idle,
     pub(crate) timers: Timers,
@@ -40,6 +45,19 @@ impl Exec {
     pub(crate) fn inject(&self, task: TaskRef) {
         self.injector.push(task);
         self.wake_one();
+    }
+
+    /// A task that stood in a fault.
+    pub(crate) fn go_on(&self, task: TaskRef) {
+        self.woken.push(task);
+        self.wake_one();
+    }
+
+    /// Has the spare run what is woken and nobody has run.
+    pub(crate) fn wake_spare(&self) {
+        if let Some(spare) = self.shared.last() {
+            spare.parker.unpark();
+        }
     }
 
     /// Something that anybody may take was pushed.
@@ -74,6 +92,9 @@ impl Exec {
         first_victim: usize,
         into: &crossbeam_deque::Worker<TaskRef>,
     ) -> Option<TaskRef> {
+        if let Some(task) = self.woken.pop() {
+            return Some(task);
+        }
         loop {
             let mut retry = false;
             match self.injector.steal_batch_and_pop(into) {
@@ -102,6 +123,7 @@ impl Exec {
     /// Whether worker `index` would find something if it looked.
     pub(crate) fn has_work_for(&self, index: usize) -> bool {
         !self.injector.is_empty()
+            || !self.woken.is_empty()
             || !self.shared[index].inbox.is_empty()
             || self.shared.iter().any(|s| !s.stealer.is_empty())
     }

@@ -58,10 +58,15 @@ impl Running {
 /// Runs until the executor stops.
 pub(crate) fn run(exec: &'static Exec) {
     let mut seen = vec![0; exec.shared.len()];
+    let mut are_woken = false;
     while !exec.stop.load(Ordering::Acquire) {
         std::thread::sleep(PERIOD);
         exec.timers.fire();
         crate::task::retire::wake();
+        crate::migrate::fault::tick();
+        if std::mem::replace(&mut are_woken, !exec.woken.is_empty()) && are_woken {
+            exec.wake_spare();
+        }
         for (shared, seen) in exec.shared.iter().zip(&mut seen) {
             let run = shared.running.run.load(Ordering::Relaxed);
             if std::mem::replace(seen, run) == run {

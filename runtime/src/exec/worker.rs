@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use migrt_iso::SlotClass;
 
@@ -157,6 +158,31 @@ impl Worker {
         WORKER.with(|w| w.set(ptr::null()));
     }
 
+    /// The spare: runs tasks out of their faults when no worker does.
+    ///
+    /// A task may fault while it holds a lock (a static's, or that of standard output); then others wait
+    /// for the lock, workers and all, and would wait for ever: the task that could release it waits for a
+    /// worker.
+    pub(crate) fn run_as_spare(&self) {
+        /// Looks up so often without being asked: the program may be over.
+        const PATIENCE: Duration = Duration::from_millis(500);
+        WORKER.with(|w| w.set(self));
+        while !self.exec.stop.load(Ordering::Acquire) {
+            crate::census::clear_stack();
+            self.exec.shared[self.index].parker.park(Some(PATIENCE));
+            while let Some(task) = self.exec.woken.pop() {
+                self.run_task(task);
+            }
+            // What these have woken or left is everybody's.
+            while let Some(task) = self.deque.pop() {
+                self.exec.inject(task);
+            }
+            self.stacks.clear();
+            self.mobile.clear_slots();
+        }
+        WORKER.with(|w| w.set(ptr::null()));
+    }
+
     fn next(&self) -> Option<TaskRef> {
         let tick = self.tick.get().wrapping_add(1);
         self.tick.set(tick);
@@ -172,6 +198,11 @@ impl Worker {
             while let Some(task) = inbox.pop() {
                 self.push_local(task);
             }
+        }
+        if !self.exec.woken.is_empty()
+            && let Some(task) = self.exec.woken.pop()
+        {
+            return Some(task);
         }
         if tick.is_multiple_of(FAIRNESS)
             && let crossbeam_deque::Steal::Success(task) = self.exec.injector.steal()
@@ -260,7 +291,7 @@ impl Worker {
         let coro = unsafe { &mut *local.coro.get() }.as_mut().expect("started");
         match coro.resume() {
             None => self.end_local(task),
-            Some(Suspend::Park) => match task.state.park() {
+            Some(Suspend::Park | Suspend::Fault) => match task.state.park() {
                 // Whoever wakes it needs a reference: timers, joiners and queues hold their own.
                 Park::Asleep => {}
                 Park::Push => self.push_local(task),

@@ -7,32 +7,33 @@
 //! commit              set the clock, the epoch; thaw      Ack, resume
 //! abort, death        discard: slots are not ours
 //! ```
+//!
+//! Post-copy: behind the head, which is all that the commit waits for, chunks follow on the same
+//! stream (`lacking`).
 
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use migrt_iso::SlotId;
-use migrt_iso::pool::{self, Conflict};
-use migrt_proto::transfer::{PAGE_FRAME_LEN_MAX, PageFrame, Section, SectionKind};
+use migrt_iso::missing::MissingSupport;
+use migrt_proto::transfer::{PageFrame, Section, SectionKind};
 use migrt_proto::wire::{Refusal, ShipSlot};
 use migrt_proto::{EntryId, Epoch, NodeId, SlotRef, TaskId};
 
 use super::Manifest;
+use super::copy::Copy;
+use super::follow::{Chunks, Frames};
 use super::installer::{self, Installer};
-use super::remains::{self, Kept, Merge};
+use super::lacking::Lacking;
+use super::pages::pages_of;
+use super::remains;
 use crate::cluster::Cluster;
 use crate::exec::door;
 use crate::net::BulkSink;
 use crate::task::adopted;
 use crate::task::body::{Call, MobileBody};
 use crate::task::header::{Header, Layout, TASK_CLASS};
-use crate::task::mobile;
-use crate::task::promise::SlotPromise;
 use crate::task::record::{Body, TaskRef};
 use crate::task::tls::TlsLayout;
-
-/// How long an arriving task waits for the release of its own old copy.
-const RELEASE_PATIENCE: Duration = Duration::from_millis(50);
 
 /// A copy that is being installed, or waits for its commit.
 #[derive(Debug)]
@@ -50,83 +51,6 @@ enum State {
     Gone,
 }
 
-/// What has been taken for the copy so far.
-#[derive(Debug, Default)]
-struct Copy {
-    /// Slots that were adopted, the task slot first.
-    slots: Vec<SlotId>,
-    /// What the task left here when it was here before.
-    kept: Option<Kept>,
-    /// The same, once pages come over it.
-    merge: Option<Merge>,
-    /// Of the slot of a task that has not started.
-    promise: Option<SlotPromise>,
-}
-
-impl Copy {
-    /// The slots are another node's, and stay so; remains stay remains.
-    fn undo(self) {
-        let kept = self.kept.or(self.merge.map(Merge::undo));
-        for slot in self.slots {
-            if kept.as_ref().is_none_or(|kept| !kept.slots.contains(&slot)) {
-                pool::global().release(slot);
-            }
-        }
-        if let Some(kept) = kept {
-            remains::put_back(kept);
-        }
-    }
-
-    /// Takes the slots of a section that are not taken yet, and prepares the first.
-    fn take(&mut self, section: &Section) -> Result<(), String> {
-        let is_first = self.slots.is_empty();
-        for (at, item) in section.slots.iter().enumerate() {
-            let slot = SlotId::from_raw(item.slot.0)
-                .ok_or_else(|| format!("{:#x} is no slot", item.slot.0))?;
-            if self.slots.contains(&slot) {
-                continue;
-            }
-            if is_first && at == 0 && slot.class() < crate::task::header::TASK_CLASS {
-                return Err(format!("{slot} is too short for a task slot"));
-            }
-            take_over(slot, section.task, &mut self.kept)?;
-            self.slots.push(slot);
-        }
-        if is_first
-            && let Some(&slot) = self.slots.first()
-            && !mobile::install_guard(slot)
-        {
-            return Err(format!("the guard of {slot} cannot be installed"));
-        }
-        if let Some(kept) = self.kept.take() {
-            if !is_first {
-                self.kept = Some(kept);
-                return Err("remains turned up in the middle of a shipment".to_owned());
-            }
-            self.merge = Some(Merge::new(kept));
-        }
-        Ok(())
-    }
-
-    /// The last section names all slots of the task: others were given up meanwhile, nothing of it
-    /// lives in them.
-    fn drop_others(&mut self, section: &Section) {
-        let is_named = |slot: &SlotId| section.slots.iter().any(|item| item.slot.0 == slot.raw());
-        let dropped: Vec<SlotId> = self.slots.extract_if(.., |slot| !is_named(slot)).collect();
-        for slot in dropped {
-            if let Some(merge) = &mut self.merge {
-                merge.slots().retain(|&kept| kept != slot);
-            }
-            pool::global().release(slot);
-        }
-        if let Some(merge) = &mut self.merge {
-            for slot in merge.slots().extract_if(.., |slot| !is_named(slot)) {
-                pool::global().unkeep(slot);
-            }
-        }
-    }
-}
-
 impl Arrival {
     /// The copy is not wanted: its slots are another node's, and stay so.
     pub(crate) fn discard(&self) {
@@ -134,6 +58,22 @@ impl Arrival {
         if let State::Here(copy) = state {
             copy.undo();
         }
+    }
+
+    /// Pages of a chunk, for a task that does not run before it is whole.
+    fn take_chunk(&self, lacking: &Lacking, section: &Section, pages: &[u8]) -> Result<(), String> {
+        let mut state = self.state.lock().unwrap();
+        let State::Here(copy) = &mut *state else { return Ok(()) };
+        lacking.note(section)?;
+        let is_ours = |item: &ShipSlot| copy.slots.iter().any(|slot| slot.raw() == item.slot.0);
+        if !section.slots.iter().chain(&section.zero).all(is_ours) {
+            return Err("a chunk names pages of another task".to_owned());
+        }
+        let task_slot = copy.slots.first().map(|slot| SlotRef(slot.raw()));
+        installer::clear(task_slot, &section.zero, copy.merge.as_mut())?;
+        let mut installer = Installer::new(task_slot, &section.slots)?;
+        installer.write(pages, copy.merge.as_mut());
+        Ok(())
     }
 
     /// The commit has come: the task is this node's, in `epoch`.
@@ -161,7 +101,11 @@ impl Arrival {
         let shipped = shipped.max(since.elapsed());
         let cluster = crate::cluster::cluster();
         let ends = (self.task, self.from, cluster.me());
-        let record = manifest.report.clone().finish(ends, pause_us.into(), shipped);
+        let mut report = manifest.report.clone();
+        if copy.lacking.as_ref().is_some_and(|lacking| lacking.is_eager()) {
+            report.waits_for_all();
+        }
+        let record = report.finish(ends, pause_us.into(), shipped);
         tracing::info!(
             task = %record.task, from = %record.from, to = %record.to, method = ?record.method,
             why = record.why, rounds = record.rounds, live_pages = record.live_pages,
@@ -179,7 +123,11 @@ impl Arrival {
             merge.drop_later();
         }
         body.set_arrival(record);
-        TaskRef::new(None, Body::Mobile(body))
+        let record = TaskRef::new(None, Body::Mobile(body));
+        if let (Some(lacking), Some(body)) = (copy.lacking, record.mobile()) {
+            lacking.thawed(&record, body);
+        }
+        record
     }
 }
 
@@ -198,9 +146,21 @@ struct Incoming {
     /// No section follows.
     is_last: bool,
     /// Of the next section's head, as far as it has come.
-    head: Vec<u8>,
+    head: Frames,
     /// Sections of rounds that were installed.
     sections: u32,
+    /// Post-copy: this was the head, and chunks follow.
+    lazy: Option<Lazy>,
+}
+
+/// What follows a head.
+struct Lazy {
+    lacking: Arc<Lacking>,
+    chunks: Chunks,
+    /// The core knows that the head is here, or all of it if eager.
+    is_ready: bool,
+    /// All pages were called for.
+    has_called: bool,
 }
 
 impl Arrive {
@@ -210,7 +170,13 @@ impl Arrive {
         let mut copy = Copy { kept: remains::take(task), ..Copy::default() };
         let last = OnceLock::new();
         let incoming = check_entry(&section, &mut copy)
-            .and_then(|()| begin(&mut copy, &section, (task, epoch), &last));
+            .and_then(|()| begin(&mut copy, &section, (task, epoch), &last))
+            .and_then(|incoming| match section.kind {
+                SectionKind::Head => {
+                    begin_lazy(cluster, (task, epoch, from), &mut copy, &last, incoming)
+                }
+                _ => Ok(incoming),
+            });
         if incoming.is_err() {
             std::mem::take(&mut copy).undo();
         }
@@ -239,14 +205,18 @@ impl Arrive {
         merge.finish().map_err(|why| Refusal::Other { why })
     }
 
-    /// Installs bytes, and takes the heads between them; `true`: a round is all there.
-    fn install(&mut self, mut bytes: &[u8]) -> Result<bool, String> {
+    /// Installs bytes, and takes the heads between them; tells the source of rounds that are all there.
+    /// Gives what is left behind a head of post-copy.
+    fn install<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], String> {
         // Refused already: the source hears why. (Breaking the stream would tell it only that.)
-        let Ok(incoming) = self.incoming.as_mut() else { return Ok(false) };
+        let Ok(incoming) = self.incoming.as_mut() else { return Ok(&[]) };
+        if incoming.lazy.is_some() && incoming.installer.is_complete() {
+            return Ok(bytes);
+        }
         // Held while pages are written: a discard waits, and then nothing is written any more.
         let mut state = self.arrival.state.lock().unwrap();
-        let State::Here(copy) = &mut *state else { return Ok(false) };
-        let sections = incoming.sections;
+        let State::Here(copy) = &mut *state else { return Ok(&[]) };
+        let sections_before = incoming.sections;
         while !bytes.is_empty() {
             if !incoming.installer.is_complete() {
                 let taken = incoming.installer.write(bytes, copy.merge.as_mut());
@@ -254,17 +224,30 @@ impl Arrive {
                 if incoming.installer.is_complete() && !incoming.is_last {
                     incoming.sections += 1;
                 }
+            } else if incoming.lazy.is_some() {
+                break;
             } else if incoming.is_last {
                 return Err("more bytes than the last section announced".to_owned());
-            } else if let Some(section) = take_head(&mut incoming.head, &mut bytes)? {
+            } else if let Some(frame) = incoming.head.take(&mut bytes)? {
+                let PageFrame::Section(section) = frame else {
+                    return Err("no section where one is to be".to_owned());
+                };
                 let of = (self.arrival.task, self.epoch);
+                if section.kind == SectionKind::Head {
+                    return Err("a head of post-copy after rounds".to_owned());
+                }
                 let sections = incoming.sections;
                 *incoming = begin(copy, &section, of, &self.arrival.last)?;
                 // One without pages is there at once.
                 incoming.sections += sections;
             }
         }
-        Ok(incoming.sections > sections)
+        let has_round = incoming.sections > sections_before;
+        drop(state);
+        if has_round {
+            self.tell_installed();
+        }
+        Ok(bytes)
     }
 
     /// Tells the source how many sections of rounds are installed.
@@ -272,6 +255,58 @@ impl Arrive {
         let Ok(incoming) = &self.incoming else { return };
         let (task, epoch) = (self.arrival.task, self.epoch);
         self.cluster.tell_round(self.arrival.from, task, epoch, incoming.sections);
+    }
+
+    /// Post-copy, behind the head: chunks.
+    fn follow(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let (task, epoch, cluster) = (self.arrival.task, self.epoch, self.cluster);
+        let Ok(incoming) = self.incoming.as_mut() else { return Ok(()) };
+        let Incoming { installer, lazy: Some(lazy), .. } = incoming else { return Ok(()) };
+        if !installer.is_complete() {
+            return Ok(());
+        }
+        if !lazy.is_ready && !lazy.lacking.is_eager() {
+            let state = self.arrival.state.lock().unwrap();
+            if matches!(*state, State::Gone) {
+                return Ok(());
+            }
+            lazy.lacking.register();
+            drop(state);
+            if !lazy.lacking.is_eager() {
+                lazy.is_ready = true;
+                crate::fail::point("target.installed");
+                cluster.tell(|core, now| core.installed(now, task, epoch));
+                lazy.lacking.installed();
+                crate::fail::point("target.ready");
+            }
+        }
+        let Lazy { lacking, chunks, is_ready, has_called } = lazy;
+        if lacking.is_eager() && !std::mem::replace(has_called, true) {
+            lacking.call();
+        }
+        if !lacking.is_eager() {
+            return chunks.take(bytes, &mut |section, pages| lacking.arrived(section, pages));
+        }
+        let arrival = &self.arrival;
+        chunks.take(bytes, &mut |section, pages| arrival.take_chunk(lacking, section, pages))?;
+        if !*is_ready && lacking.is_whole() {
+            *is_ready = true;
+            crate::fail::point("target.installed");
+            if let Err(why) = self.fit() {
+                self.fail(why);
+                return Ok(());
+            }
+            cluster.tell(|core, now| core.installed(now, task, epoch));
+            cluster.tell(|core, now| core.whole(now, task, epoch));
+            crate::fail::point("target.ready");
+        }
+        Ok(())
+    }
+
+    /// Post-copy: the core knows of the arrival.
+    fn is_ready(&self) -> bool {
+        let lazy = self.incoming.as_ref().ok().and_then(|incoming| incoming.lazy.as_ref());
+        lazy.is_some_and(|lazy| lazy.is_ready)
     }
 
     /// The stream cannot go on: the source hears why, unless it knows already.
@@ -325,7 +360,7 @@ fn begin(
             crate::fail::point("target.round");
             false
         }
-        SectionKind::Rest => true,
+        SectionKind::Rest | SectionKind::Head => true,
         _ => return Err("a section of another kind of move".to_owned()),
     };
     if is_last {
@@ -339,76 +374,58 @@ fn begin(
     }
     let installer = Installer::new(task_slot, &section.slots)?;
     let sections = u32::from(!is_last && installer.is_complete());
-    Ok(Incoming { installer, is_last, head: Vec::new(), sections })
+    Ok(Incoming { installer, is_last, head: Frames::default(), sections, lazy: None })
 }
 
-/// Gathers the head of a section: four bytes of length, then the frame.
-fn take_head(head: &mut Vec<u8>, bytes: &mut &[u8]) -> Result<Option<Section>, String> {
-    let mut take = |upto: usize, head: &mut Vec<u8>| {
-        let len = bytes.len().min(upto.saturating_sub(head.len()));
-        head.extend_from_slice(&bytes[..len]);
-        *bytes = &bytes[len..];
-        head.len() >= upto
-    };
-    if !take(4, head) {
-        return Ok(None);
+/// A head begins: what follows it.
+fn begin_lazy(
+    cluster: &'static Cluster,
+    of: (TaskId, Epoch, NodeId),
+    copy: &mut Copy,
+    last: &OnceLock<(Manifest, Instant)>,
+    mut incoming: Incoming,
+) -> Result<Incoming, String> {
+    let manifest = &last.get().expect("a head is the last section").0;
+    let task_slot = copy.slots.first().map(|slot| SlotRef(slot.raw()));
+    // Checks that they lie where pages of the task can lie.
+    drop(Installer::new(task_slot, &manifest.missing)?);
+    let is_ours = |item: &ShipSlot| copy.slots.iter().any(|slot| slot.raw() == item.slot.0);
+    if !manifest.missing.iter().all(is_ours) {
+        return Err("a head names missing pages of another task".to_owned());
     }
-    let len = u32::from_le_bytes(head[..4].try_into().expect("four bytes")) as usize;
-    if len > PAGE_FRAME_LEN_MAX {
-        return Err(format!("a section's head of {len} bytes"));
-    }
-    if !take(4 + len, head) {
-        return Ok(None);
-    }
-    match PageFrame::decode(&head[4..]).map_err(|e| e.to_string())? {
-        PageFrame::Section(section) => Ok(Some(section)),
-        _ => Err("no section where one is to be".to_owned()),
-    }
-}
-
-/// Adopts a slot. A task that comes back at once may find its old copy still here, its release
-/// ordered but not carried out yet by the thread that works on it: that is waited for. Another
-/// task's remains are looked at again: mostly nothing reaches them any more.
-fn take_over(slot: SlotId, task: TaskId, kept: &mut Option<Kept>) -> Result<(), String> {
-    let patience = Instant::now() + RELEASE_PATIENCE;
-    let mut collected = false;
-    loop {
-        let adopted = match kept {
-            Some(kept) if kept.slots.contains(&slot) => pool::global().adopt_over_remains(slot),
-            _ => pool::global().adopt(slot),
-        };
-        match adopted {
-            Ok(()) => return Ok(()),
-            Err(Conflict::InUse(_)) if Instant::now() < patience => std::thread::yield_now(),
-            Err(Conflict::Remains(_)) if kept.is_none() && Instant::now() < patience => {
-                // Its own, kept just now, or another's.
-                *kept = remains::take(task);
-                if kept.is_none() && !std::mem::replace(&mut collected, true) {
-                    remains::collect_if_due();
-                }
-            }
-            Err(Conflict::Remains(_)) if !std::mem::replace(&mut collected, true) => {
-                remains::collect_if_due();
-            }
-            Err(conflict) => return Err(conflict.to_string()),
-        }
-    }
+    let missing = pages_of(&manifest.missing).ok_or("missing pages that are none")?;
+    let can_fault = matches!(migrt_iso::missing::probe(), MissingSupport::Signals { .. });
+    let is_eager = copy.merge.is_some() || !can_fault;
+    let lacking = Lacking::new(cluster, of, copy.slots.clone(), missing, is_eager);
+    copy.lacking = Some(lacking.clone());
+    incoming.lazy =
+        Some(Lazy { lacking, chunks: Chunks::default(), is_ready: false, has_called: false });
+    Ok(incoming)
 }
 
 impl BulkSink for Arrive {
     fn chunk(&mut self, bytes: &[u8]) -> Result<(), String> {
-        match self.install(bytes) {
-            Ok(true) => self.tell_installed(),
-            Ok(false) => {}
-            Err(why) => self.fail(Refusal::ShipFailed { why }),
+        let done = self.install(bytes).and_then(|rest| self.follow(rest));
+        if let Err(why) = done {
+            if self.is_ready() {
+                // The task may run already.
+                return Err(why);
+            }
+            self.fail(Refusal::ShipFailed { why });
         }
         Ok(())
     }
 
     fn end(mut self: Box<Self>, complete: bool) {
+        if self.is_ready() {
+            // Post-copy: whether more has to come is between the two ends (`lacking`).
+            return;
+        }
         let failed = match &self.incoming {
             Err(_) => return,
-            Ok(incoming) if complete && incoming.is_last && incoming.installer.is_complete() => {
+            Ok(Incoming { lazy: None, is_last: true, installer, .. })
+                if complete && installer.is_complete() =>
+            {
                 self.fit().err()
             }
             Ok(_) => Some(Refusal::ShipFailed { why: "the stream ended too early".to_owned() }),

@@ -4,6 +4,7 @@
 //! spawn  run  decide  suspend  freeze  ship  thaw  resume
 //! stop-copy                     suspend  freeze  ship       thaw  resume
 //! pre-copy   ( ship a round )*  suspend  freeze  ship rest  thaw  resume
+//! post-copy                     suspend  freeze  ship head  thaw  resume  ( fault | push )*
 //! ```
 //!
 //! Who decides each step is `migrt_proto::migrate`; here the steps are done. [`freeze`] gets the
@@ -16,11 +17,19 @@ pub(crate) mod arrive;
 #[expect(unsafe_code, reason = "reads every word of a frozen task")]
 pub(crate) mod audit;
 pub(crate) mod chaos;
+mod copy;
 pub(crate) mod copying;
+#[expect(unsafe_code, reason = "handles signals, and waits for pages")]
+pub(crate) mod fault;
+pub(crate) mod follow;
+#[expect(unsafe_code, reason = "reads the stacks of frozen tasks")]
+mod head;
 #[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
 pub(crate) mod image;
 #[expect(unsafe_code, reason = "writes the pages of arriving tasks")]
 mod installer;
+pub(crate) mod lacking;
+mod pages;
 pub(crate) mod pins;
 mod plan;
 pub(crate) mod record;
@@ -28,6 +37,10 @@ pub(crate) mod record;
 pub(crate) mod remains;
 #[expect(unsafe_code, reason = "reads pages of tasks that run")]
 mod rounds;
+#[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
+pub(crate) mod serve;
+#[expect(unsafe_code, reason = "sleeps until pages come")]
+mod sleepers;
 pub(crate) mod watch;
 
 use std::sync::Arc;
@@ -74,6 +87,8 @@ pub(crate) struct Manifest {
     pub(crate) clock: Reading,
     /// What the move came to so far; for the record.
     pub(crate) report: Report,
+    /// Post-copy: live pages that follow.
+    pub(crate) missing: Vec<ShipSlot>,
 }
 
 /// The core orders a task to be moved: gets it out of the workers' hands.
@@ -83,12 +98,26 @@ pub(crate) fn order(task: TaskRef, target: NodeId, epoch: Epoch, strategy: Strat
     let since = Instant::now();
     body.journey().order = Some(Order { epoch, strategy, since });
     body.ask_move(target.0);
-    if task.state.freeze_waiting() {
+    if !body.may_leave() {
+        // Pages of it are on their way here, all of them: it goes when they have come (`untied`).
+    } else if task.state.freeze_waiting() {
         depart(task);
     } else {
         // A running task is asked at its safepoints; one about to sleep must look once more.
         door::wake(task);
     }
+}
+
+/// Nothing ties the task to this node any more: what waited for that goes on.
+fn untied(task: &TaskRef) {
+    let body = mobile(task);
+    if let Some(target) = body.move_asked() {
+        body.ask_move(target);
+        if task.state.freeze_waiting() {
+            return depart(task.clone());
+        }
+    }
+    door::wake(task.clone());
 }
 
 /// The task is frozen and in the caller's hands: may it leave?
@@ -99,6 +128,10 @@ pub(crate) fn depart(task: TaskRef) {
 fn leave(task: TaskRef) {
     let body = mobile(&task);
     let cluster = cluster();
+    if !body.may_leave() {
+        // It was frozen where it stands in a fault.
+        return stay(task);
+    }
     let Some(target) = body.take_move() else {
         // Called off meanwhile.
         return stay(task);
@@ -119,6 +152,8 @@ fn leave(task: TaskRef) {
         return stay(task);
     }
     body.frozen_at(since);
+    let is_lazy = head::is_to_follow(body);
+    body.journey().is_lazy = is_lazy;
     let mut checked = check(body, NodeId(target));
     if checked.is_ok() {
         // What it points to takes as long to see as its heap is long: with rounds that is done while
@@ -131,7 +166,11 @@ fn leave(task: TaskRef) {
     match checked {
         Ok(()) => {
             fail::point("source.frozen");
-            cluster.tell(|core, now| core.frozen(now, body.id));
+            if body.journey().is_lazy {
+                cluster.tell(|core, now| core.frozen_lazily(now, body.id));
+            } else {
+                cluster.tell(|core, now| core.frozen(now, body.id));
+            }
         }
         Err(why) => {
             cluster.metrics.refused();
@@ -201,7 +240,10 @@ fn check_words(body: &MobileBody, copying: Option<&Copying>) -> Result<(), Refus
     let audit = crate::node::node().config.audit;
     let slots = slots_of(header);
     // Pages that went in rounds were looked through as they were copied.
+    let is_lazy = body.journey().is_lazy;
     let is_clean = match copying {
+        // Long heaps are looked through as they follow.
+        None if is_lazy && serve::is_long(header) => !audit::roots_lead_out(header, &slots),
         Some(copying) => {
             let other = |why| Refusal::ShipFailed { why };
             !copying.has_suspects(header).map_err(other)? && !audit::roots_lead_out(header, &slots)
@@ -248,8 +290,9 @@ const LONG_IMAGE: usize = 1 << 20;
 /// Sends a frozen task to `to`.
 pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
     let body = mobile(task);
-    let is_long = body.header().is_some_and(|h| live_pages(h) * PAGE_LEN > LONG_IMAGE);
-    if is_long && body.journey().copying.is_none() {
+    let goes_whole = body.journey().copying.is_none() && !body.journey().is_lazy;
+    let is_long = |h: &Header| live_pages(h) * PAGE_LEN > LONG_IMAGE;
+    if goes_whole && body.header().is_some_and(is_long) {
         let task = task.clone();
         let spawned =
             std::thread::Builder::new().name("migrt-shipper".to_owned()).spawn(move || {
@@ -287,6 +330,17 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         copying.end();
         fail::point("source.shipped");
         if let Some(why) = failed {
+            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
+        }
+        return;
+    }
+    if body.journey().is_lazy
+        && let Some(header) = body.header()
+    {
+        let done = serve::ship(cluster, (task, header), (epoch, to));
+        drop(shipped);
+        fail::point("source.shipped");
+        if let Err(why) = done {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
         }
         return;
@@ -381,6 +435,7 @@ fn manifest(body: &MobileBody) -> Manifest {
         stood_us: journey.stood_us(),
         clock: Reading::take(body.header()),
         report: Report::begin(&journey),
+        missing: Vec::new(),
     }
 }
 
@@ -400,6 +455,8 @@ pub(crate) fn resume_here(cluster: &Cluster, task: TaskRef, epoch: Epoch, why: &
     body.epoch.store(epoch.0, Ordering::Relaxed);
     cluster.metrics.refused();
     end_rounds(body);
+    let serving = body.journey().serving.take();
+    drop(serving.map(|serving| serving.close()));
     body.take_move();
     if task.state.phase() == Phase::Frozen {
         stay(task);
@@ -420,7 +477,11 @@ fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     cluster.metrics.left();
     tracing::debug!(task = %body.id, to = to.0, "left");
     if let Some(header) = body.header() {
-        let base = body.shipped().take().expect("it was shipped before it was another node's");
+        let serving = body.journey().serving.take();
+        let base = match serving {
+            Some(serving) => Arc::new(serving.close()),
+            None => body.shipped().take().expect("it was shipped before it was another node's"),
+        };
         let copying = body.journey().copying.take();
         if let Some(copying) = copying {
             copying.end_later();

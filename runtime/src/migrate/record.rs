@@ -66,6 +66,20 @@ impl Report {
         self.held_back_pages = rounds.rounds.last().map_or(0, |round| round.held_back_pages);
     }
 
+    /// The head, and everything else after it.
+    pub(super) fn post_copy(&mut self, head_pages: u64, missing_pages: u64) {
+        self.method = Method::PostCopy;
+        self.why = "asked for".to_owned();
+        self.live_pages = head_pages + missing_pages;
+        (self.sent_pages, self.rest_pages) = (self.live_pages, head_pages);
+    }
+
+    /// It does not run before it is whole.
+    pub(super) fn waits_for_all(&mut self) {
+        self.why += "; over its own remains, or without userfaultfd, it waits for all of its pages";
+        self.rest_pages = self.live_pages;
+    }
+
     /// The whole record, at the target: `since` the last pages began to come.
     pub(super) fn finish(
         self,

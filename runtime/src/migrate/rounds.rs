@@ -280,15 +280,20 @@ impl Work {
 
 /// A section's head as it stands between pages: its length, then the frame.
 pub(super) fn head_of(section: Section) -> Part {
+    head_of_frame(&PageFrame::Section(section))
+}
+
+/// A frame behind its length.
+pub(super) fn head_of_frame(page_frame: &PageFrame) -> Part {
     let mut frame = vec![0; 4];
-    PageFrame::Section(section).encode(&mut frame);
+    page_frame.encode(&mut frame);
     let len = (frame.len() - 4) as u32;
     frame[..4].copy_from_slice(&len.to_le_bytes());
     Part::Owned(frame)
 }
 
 /// Pages by the slot they lie in; every slot of the task is named.
-fn by_slot(slots: &[SlotId], pages: &PageSet) -> Vec<ShipSlot> {
+pub(super) fn by_slot(slots: &[SlotId], pages: &PageSet) -> Vec<ShipSlot> {
     let of = |slot: &SlotId| {
         let base = number_of(slot.base());
         let within = pages.within(Run::new(base, (slot.len() / PAGE_LEN) as u64));

@@ -133,15 +133,25 @@ pub(super) async fn send(
     link: Arc<Link>,
     header: Vec<u8>,
     queue: Queue,
+    priority: i32,
     done: DoneGuard,
 ) {
-    let result = send_pieces(&link, header, queue).await;
+    let result = send_pieces(&link, header, queue, priority).await;
     hub.touch();
     done.call(result.map_err(|why| format!("shipment to n{}: {why}", link.peer)));
 }
 
-async fn send_pieces(link: &Link, header: Vec<u8>, queue: Queue) -> Result<(), String> {
+async fn send_pieces(
+    link: &Link,
+    header: Vec<u8>,
+    queue: Queue,
+    priority: i32,
+) -> Result<(), String> {
     let mut stream = open_stream(link).await?;
+    if priority != 0 {
+        // Fails only if the stream is closed, which the first write then reports.
+        let _ = stream.set_priority(priority);
+    }
     let mut start = prefix(header.len()).to_vec();
     start.extend_from_slice(&header);
     let mut parts = vec![Part::Owned(start)];

@@ -76,7 +76,7 @@ struct Queue {
 enum Command {
     Frame { peer: u16, frame: Vec<u8> },
     Bulk { peer: u16, header: Vec<u8>, parts: Vec<Part>, done: DoneGuard },
-    Feed { peer: u16, header: Vec<u8>, queue: feed::Queue, done: DoneGuard },
+    Feed { peer: u16, header: Vec<u8>, queue: feed::Queue, priority: i32, done: DoneGuard },
     Dial(SocketAddr),
     StopDialling(SocketAddr),
     Forget { peer: u16, why: String },
@@ -183,13 +183,29 @@ impl Net {
     /// If the header is longer than [`BULK_HEADER_LEN_MAX`].
     #[must_use]
     pub fn open_bulk(&self, peer: u16, header: Vec<u8>, done: BulkDone) -> BulkFeed {
+        self.open_bulk_at(peer, header, 0, done)
+    }
+
+    /// As [`open_bulk`](Self::open_bulk); of streams that have something to send, those of the highest
+    /// priority go first. Others have 0.
+    ///
+    /// # Panics
+    /// As [`open_bulk`](Self::open_bulk).
+    #[must_use]
+    pub fn open_bulk_at(
+        &self,
+        peer: u16,
+        header: Vec<u8>,
+        priority: i32,
+        done: BulkDone,
+    ) -> BulkFeed {
         assert!(
             header.len() <= BULK_HEADER_LEN_MAX,
             "a bulk header has at most {BULK_HEADER_LEN_MAX} bytes"
         );
         let shared = self.owner.shared.clone();
         let (feed, queue) = feed::feed(move |f| shared.push(Command::Run(f)));
-        self.push(Command::Feed { peer, header, queue, done: DoneGuard::new(done) });
+        self.push(Command::Feed { peer, header, queue, priority, done: DoneGuard::new(done) });
         feed
     }
 
@@ -317,9 +333,9 @@ impl Driver<'_> {
                     done.call(Err(format!("there is no link to n{peer}")));
                 }
             },
-            Command::Feed { peer, header, queue, done } => match hub.link(peer) {
+            Command::Feed { peer, header, queue, priority, done } => match hub.link(peer) {
                 Some(link) => {
-                    hub.exec.spawn(feed::send(hub.clone(), link, header, queue, done));
+                    hub.exec.spawn(feed::send(hub.clone(), link, header, queue, priority, done));
                 }
                 None => {
                     hub.touch();

@@ -17,7 +17,9 @@ use super::record::{Body, TaskRef};
 use super::safepoint;
 use crate::exec::worker::Worker;
 use crate::migrate::copying::Copying;
+use crate::migrate::lacking::Lacking;
 use crate::migrate::remains::Base;
+use crate::migrate::serve::Serving;
 
 /// No node is asked for.
 const NOWHERE: u32 = u32::MAX;
@@ -39,6 +41,27 @@ pub(crate) struct Order {
     pub(crate) since: Instant,
 }
 
+/// Why a task is not run any more.
+#[derive(Clone, Debug)]
+pub(crate) enum Doom {
+    /// So many of its pages were lost with the node that had them.
+    SourceLost { missing_pages: u64 },
+    /// It has left, and a word of it leads to memory of the node it left: which, in words.
+    LeadsOut(String),
+}
+
+/// What ties a task to this node, in one word.
+mod tie {
+    /// Pages of it are still on their way here.
+    pub(super) const LACKING: u32 = 1;
+    /// It stands in the handler of a fault.
+    pub(super) const FAULT: u32 = 2;
+    /// It has returned, and waits for pages so that its memory can go.
+    pub(super) const RETURNED: u32 = 4;
+    /// It is not to be run any more.
+    pub(super) const DOOMED: u32 = 8;
+}
+
 /// A task's last move from here.
 #[derive(Debug, Default)]
 pub(crate) struct Journey {
@@ -48,6 +71,10 @@ pub(crate) struct Journey {
     pub(crate) order: Option<Order>,
     /// The rounds of it, if pages go while the task runs.
     pub(crate) copying: Option<Arc<Copying>>,
+    /// It leaves by post-copy.
+    pub(crate) is_lazy: bool,
+    /// The pages that follow it.
+    pub(crate) serving: Option<Arc<Serving>>,
     /// The record of the move that it came here by.
     pub(crate) arrival: Option<Box<MoveRecord>>,
 }
@@ -70,6 +97,9 @@ pub(crate) struct MobileBody {
     cancel: AtomicBool,
     /// Local tasks it started that have not ended.
     pub(crate) children: AtomicU32,
+    ties: AtomicU32,
+    lacking: Mutex<Option<Arc<Lacking>>>,
+    doom: Mutex<Option<Doom>>,
     /// Its last move: when it was frozen, why it was refused. Never held for long.
     journey: Mutex<Journey>,
     /// Held while arenas change owner (rule 1 of `adopted`).
@@ -95,6 +125,9 @@ impl MobileBody {
             move_to: AtomicU32::new(NOWHERE),
             cancel: AtomicBool::new(false),
             children: AtomicU32::new(0),
+            ties: AtomicU32::new(0),
+            lacking: Mutex::default(),
+            doom: Mutex::default(),
             journey: Mutex::default(),
             kin: Mutex::default(),
             parent: None,
@@ -194,6 +227,76 @@ impl MobileBody {
 }
 
 impl MobileBody {
+    fn tie(&self, tie: u32, is_on: bool) {
+        // SeqCst: who orders a move writes the order, then looks here; who unties looks for orders after.
+        if is_on {
+            self.ties.fetch_or(tie, Ordering::SeqCst);
+        } else {
+            self.ties.fetch_and(!tie, Ordering::SeqCst);
+        }
+    }
+
+    fn is_tied_by(&self, ties: u32) -> bool {
+        self.ties.load(Ordering::SeqCst) & ties != 0
+    }
+
+    /// Whether anything is out of the ordinary about running it.
+    #[inline]
+    pub(crate) fn is_tied(&self) -> bool {
+        self.is_tied_by(u32::MAX)
+    }
+
+    /// Whether it may be frozen where it is suspended.
+    pub(crate) fn may_leave(&self) -> bool {
+        !self.is_tied()
+    }
+
+    /// Pages of it are still on their way, or not any more.
+    pub(crate) fn set_lacking(&self, lacking: Option<Arc<Lacking>>) {
+        let is_on = lacking.is_some();
+        *self.lacking.lock().unwrap() = lacking;
+        self.tie(tie::LACKING, is_on);
+    }
+
+    pub(crate) fn lacking(&self) -> Option<Arc<Lacking>> {
+        self.lacking.lock().unwrap().clone()
+    }
+
+    pub(crate) fn is_lacking(&self) -> bool {
+        self.is_tied_by(tie::LACKING)
+    }
+
+    /// It is entering, or has left, the handler of a fault.
+    pub(crate) fn set_in_fault(&self, is_in: bool) {
+        self.tie(tie::FAULT, is_in);
+    }
+
+    pub(crate) fn is_in_fault(&self) -> bool {
+        self.is_tied_by(tie::FAULT)
+    }
+
+    /// Its entry has returned; it is never resumed.
+    pub(crate) fn set_returned(&self) {
+        self.tie(tie::RETURNED, true);
+    }
+
+    pub(crate) fn has_returned(&self) -> bool {
+        self.is_tied_by(tie::RETURNED)
+    }
+
+    /// It is to end where it is; the first reason counts.
+    pub(crate) fn set_doom(&self, doom: Doom) {
+        self.doom.lock().unwrap().get_or_insert(doom);
+        self.tie(tie::DOOMED, true);
+        if let Some(header) = self.header() {
+            safepoint::ask(header);
+        }
+    }
+
+    pub(crate) fn doom(&self) -> Option<Doom> {
+        if self.is_tied_by(tie::DOOMED) { self.doom.lock().unwrap().clone() } else { None }
+    }
+
     /// It came here by this move.
     pub(crate) fn set_arrival(&self, record: MoveRecord) {
         self.journey.lock().unwrap().arrival = Some(Box::new(record));

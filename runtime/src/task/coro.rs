@@ -23,6 +23,9 @@ pub(crate) enum Suspend {
     Park,
     /// It was asked to move and has reached a safepoint.
     Move,
+    /// It touched a page that is not here yet, and stands in the handler of that fault: it does not
+    /// move from there.
+    Fault,
 }
 
 /// Addresses a task's stack lies between. Owns nothing: the slot does.

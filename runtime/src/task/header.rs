@@ -153,6 +153,14 @@ impl Header {
         }
     }
 
+    /// Suspends the running task from the handler of a fault: nobody unwinds it there.
+    pub(crate) fn suspend_in_fault(&self, why: Suspend) {
+        // SAFETY: as in `on_worker`.
+        let yielder = unsafe { &*self.yielder.get() };
+        // The kernel has given the handler the default control words.
+        yielder.suspend(why);
+    }
+
     /// Suspends the running task. Must not be called while it unwinds.
     #[inline(never)]
     pub(crate) fn suspend(&self, why: Suspend) {

@@ -27,7 +27,7 @@ use super::record::TaskRef;
 use super::stack::GUARD_LEN;
 use super::state::Park;
 use super::tls::TlsLayout;
-use super::{adopted, child, dtors, fd_table, retire, tls};
+use super::{adopted, child, dtors, fd_table, retire, tls, unusual};
 use crate::clock::Charge;
 use crate::entry::{self, Entry};
 use crate::error::JoinError;
@@ -109,7 +109,10 @@ impl Drop for WorkerPart {
 pub(crate) fn run(worker: &Worker, task: TaskRef) {
     let body = task.mobile().expect("a mobile task");
     task.state.begin_run();
-    if body.move_asked().is_some() && !body.is_cancelled() {
+    if body.is_tied() && !unusual::may_run(worker, &task, body) {
+        return;
+    }
+    if body.move_asked().is_some() && !body.is_cancelled() && body.may_leave() {
         task.state.freeze_running();
         crate::migrate::depart(task);
         return;
@@ -143,18 +146,29 @@ pub(crate) fn run(worker: &Worker, task: TaskRef) {
         end(worker, task);
         return;
     };
+    if body.is_tied() && unusual::is_over(&task, body) {
+        return;
+    }
+    if why == Suspend::Fault {
+        // Neither moved nor cancelled where it stands.
+        match task.state.park() {
+            Park::Asleep => {}
+            Park::Push => crate::exec::door::push(task),
+        }
+        return;
+    }
     let why = if crate::migrate::chaos::is_on() {
         crate::migrate::chaos::suspended(body, why)
     } else {
         why
     };
-    if body.move_asked().is_some() && !body.is_cancelled() {
+    if body.move_asked().is_some() && !body.is_cancelled() && body.may_leave() {
         task.state.freeze_running();
         crate::migrate::depart(task);
         return;
     }
     match why {
-        Suspend::Park => match task.state.park() {
+        Suspend::Park | Suspend::Fault => match task.state.park() {
             Park::Asleep => {}
             Park::Push => worker.push_shared(task),
         },
@@ -332,11 +346,14 @@ fn outcome_of_panic(panic: &(dyn Any + Send)) -> Outcome {
 
 /// The task has returned: its outcome goes home, its memory back to the node, unless something of
 /// it lives on (in a static): then it stays as remains.
-fn end(worker: &Worker, task: TaskRef) {
+pub(super) fn end(worker: &Worker, task: TaskRef) {
     let body = task.mobile().expect("a mobile task");
     let header = body.header().expect("a running task has a header");
     if header.is_child() {
         return child::end(&task);
+    }
+    if body.is_lacking() {
+        return unusual::wait_for_pages(worker, task);
     }
     // SAFETY: the task has returned; only this worker has it, and takes its outcome once.
     let outcome = match unsafe { (*header.outcome.get()).take() } {

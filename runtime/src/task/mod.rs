@@ -46,6 +46,7 @@ pub(crate) mod spawn;
 pub(crate) mod stack;
 pub(crate) mod state;
 pub(crate) mod time;
+mod unusual;
 
 #[expect(unsafe_code, reason = "writes the process-wide canary and pointer guard")]
 pub(crate) mod cluster_secret;
@@ -53,6 +54,8 @@ pub(crate) mod cluster_secret;
 pub(crate) mod dtors;
 #[expect(unsafe_code, reason = "counts in headers of tasks")]
 pub(crate) mod fd_table;
+#[expect(unsafe_code, reason = "takes the place of libc functions")]
+pub(crate) mod libc_buffers;
 #[expect(unsafe_code, reason = "takes the place of libc functions")]
 mod libc_clock;
 #[expect(unsafe_code, reason = "takes the place of libc functions")]

@@ -53,7 +53,9 @@ fn check_by(strategy: &str, mode: &str) {
     // numbers look like an address makes more.
     assert!(refused * 50 <= hops, "{mode}: {refused} refused, {hops} done: {refusals:#?}");
     let unmoved = all.lines_of("unmoved");
-    assert!(unmoved.len() <= 1, "{mode}: moves were refused all the time: {unmoved:#?}");
+    // A task that was woken out of a fault goes on once without its move.
+    let unmoved_max = if strategy == "post-copy" { 4 } else { 1 };
+    assert!(unmoved.len() <= unmoved_max, "{mode}: moves were refused all the time: {unmoved:#?}");
     match mode {
         "workers" => assert!(threads > 20, "hardly ever on another worker: {threads}"),
         _ => assert!(hops > 100, "hardly ever on another node: {hops}"),
@@ -75,6 +77,13 @@ fn specimens_are_right_when_resumed_on_other_workers() {
 fn specimens_are_right_when_copied_while_they_run() {
     for mode in ["once", "back", "five"] {
         check_by("pre-copy", mode);
+    }
+}
+
+#[test]
+fn specimens_are_right_when_their_pages_follow_them() {
+    for mode in ["once", "back", "five", "chaos"] {
+        check_by("post-copy", mode);
     }
 }
 

@@ -50,6 +50,15 @@ impl Arena {
         }
     }
 
+    /// Calls `seen` with address and length of each run of pages that holds records of an extent: what
+    /// leads from a block to its heap. Beside the [`Arena`] itself it is all that others than the owner
+    /// read of a heap; the owner reads records in spans too.
+    pub fn for_each_record_run(&self, seen: &mut dyn FnMut(usize, usize)) {
+        for extent in self.extents().chain(self.huge_extents()) {
+            seen(extent.base(), extent.meta_page_count as usize * PAGE_LEN);
+        }
+    }
+
     /// Start and length of the live block that contains `addr`. Exact: `None` for free memory, for the
     /// heap's own records and for addresses elsewhere, mapped or not.
     #[must_use]

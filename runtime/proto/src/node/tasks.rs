@@ -261,6 +261,20 @@ impl Core {
         self.arriving(now, from, task, epoch, true)
     }
 
+    /// As [`Core::ship_arriving`], of the head of a task whose other pages follow it.
+    ///
+    /// # Errors
+    /// As [`Core::ship_arriving`].
+    pub fn head_arriving(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        task: TaskId,
+        epoch: Epoch,
+    ) -> Result<(), Refusal> {
+        self.arriving(now, from, task, epoch, false)
+    }
+
     fn arriving(
         &mut self,
         now: Micros,

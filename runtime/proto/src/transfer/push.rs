@@ -334,6 +334,11 @@ impl Push {
         self.missing_count() == 0
     }
 
+    /// Pushed chunks that are on their way.
+    pub fn in_flight(&self) -> u32 {
+        self.bulk_in_flight
+    }
+
     /// What was sent so far.
     pub fn counts(&self) -> PushCounts {
         self.counts

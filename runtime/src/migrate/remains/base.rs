@@ -31,6 +31,8 @@ pub(crate) struct Base {
     /// address in it would be a reference to what it describes.
     pages: BTreeMap<Page, Page>,
     slots: Vec<Arc<CopySlot>>,
+    /// Taken beforehand, and empty still.
+    spare: Vec<Arc<CopySlot>>,
     /// What is left of the last slot.
     room: Range<usize>,
 }
@@ -81,6 +83,41 @@ impl Base {
                 // SAFETY: the source is the task's page, the target its copy, which nobody reads now.
                 unsafe { copy_bytes(addr_of(page), addr_of(copy), PAGE_LEN) };
                 parts.add(slot, addr_of(copy), PAGE_LEN);
+                page = Page(page.0 + 1);
+                continue;
+            }
+            let next_known = self.pages.range(page..run.end()).next().map_or(run.end(), |p| *p.0);
+            let len = (next_known.0 - page.0) as usize * PAGE_LEN;
+            self.copy_new(addr_of(page), len, left.max(len), parts, &mut new)?;
+            page = next_known;
+        }
+        self.pages.extend(new);
+        Some(())
+    }
+
+    /// Takes the slots for copies of so many bytes, so that these cannot fail for want of one.
+    ///
+    /// `None`: there are too few.
+    pub(crate) fn reserve(&mut self, len: usize) -> Option<()> {
+        let mut left = len;
+        while left > 0 {
+            let slot = take_slot(left)?;
+            left = left.saturating_sub(slot.id.len());
+            self.spare.push(slot);
+        }
+        // The longest ones are used first: those that were taken first.
+        self.spare.reverse();
+        Some(())
+    }
+
+    /// As [`add`](Self::add), but what was copied before is sent as it is: the copies may be on their
+    /// way still.
+    pub(crate) fn add_once(&mut self, run: Run, left: usize, parts: &mut Parts) -> Option<()> {
+        let mut page = run.first;
+        let mut new = Vec::new();
+        while page < run.end() {
+            if let Some(&copy) = self.pages.get(&page) {
+                parts.add(self.slot_of(addr_of(copy)), addr_of(copy), PAGE_LEN);
                 page = Page(page.0 + 1);
                 continue;
             }
@@ -148,12 +185,15 @@ impl Base {
 
     /// A slot for `left` bytes or for as many as one slot is to have.
     fn more_room(&mut self, left: usize) -> Option<()> {
-        let class = SlotClass::for_len(left.min(SLOT_LEN)).expect("a short slot");
-        let id = pool::global().take(class)?;
-        COPIES.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-        self.slots.push(Arc::new(CopySlot { id, used: AtomicUsize::new(0) }));
+        let (slot, is_spare) = match self.spare.pop() {
+            Some(slot) => (slot, true),
+            None => (take_slot(left)?, false),
+        };
+        let id = slot.id;
+        self.slots.push(slot);
         let len = left.min(id.len());
-        if len >= 16 * PAGE_LEN && class > pool::WARM_CLASS_MAX {
+        // Spare room is filled bit by bit, by threads that have no time to make all of it present.
+        if !is_spare && len >= 16 * PAGE_LEN && id.class() > pool::WARM_CLASS_MAX {
             // SAFETY: a slot just taken.
             unsafe { page::populate_write(id.base(), len.next_multiple_of(PAGE_LEN)) };
         }
@@ -206,6 +246,14 @@ impl Base {
 unsafe fn copy_bytes(from: usize, to: usize, len: usize) {
     // SAFETY: the caller's promise.
     unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, len) };
+}
+
+/// A slot for `left` bytes, or as many as one slot is to have.
+fn take_slot(left: usize) -> Option<Arc<CopySlot>> {
+    let class = SlotClass::for_len(left.min(SLOT_LEN)).expect("a short slot");
+    let id = pool::global().take(class)?;
+    COPIES.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    Some(Arc::new(CopySlot { id, used: AtomicUsize::new(0) }))
 }
 
 /// A slot full of copies.

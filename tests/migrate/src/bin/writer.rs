@@ -137,6 +137,7 @@ fn main() -> migrt::Result<()> {
         |at: usize, usual: u64| args.get(at).map_or(usual, |n| n.parse().expect("a number"));
     let strategy = match args.first().map_or("auto", String::as_str) {
         "stop" => Strategy::StopCopy,
+        "post" => Strategy::PostCopy,
         "pre" => Strategy::PreCopy {
             max_pause: Duration::from_millis(1),
             max_rounds: 12,
@@ -174,10 +175,14 @@ fn main() -> migrt::Result<()> {
         }
         let (checks, moved) = task.join().expect("it ends when it is told");
         let mut pauses = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut faults, mut pushed, mut demanded, mut doubled) = (0, 0, 0, 0, 0);
         for (_, metrics) in migrt::cluster_metrics() {
             pauses.extend(metrics.pauses_us);
             bytes += metrics.bytes_shipped;
+            faults += metrics.demand_faults;
+            pushed += metrics.pages_pushed;
+            demanded += metrics.pages_demanded;
+            doubled += metrics.pages_doubled;
             if std::env::var_os("WRITER_RECORDS").is_some() {
                 for record in metrics.moves {
                     println!("{record:?}");
@@ -186,6 +191,7 @@ fn main() -> migrt::Result<()> {
         }
         pauses.sort_unstable();
         let at = |part: usize| pauses.get(pauses.len() * part / 100).copied().unwrap_or(0);
+        println!("{faults} faults, pages: {pushed} pushed, {demanded} demanded, {doubled} doubled");
         println!(
             "writer ok: {moved} moves, {checks} checks, {} MiB sent, pause median {} us, p90 {} us, max {} us",
             bytes >> 20, at(50), at(90), pauses.last().copied().unwrap_or(0)

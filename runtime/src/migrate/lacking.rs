@@ -1,0 +1,498 @@
+//! Post-copy at the target: a task that runs while pages of it are still on their way.
+//!
+//! ```text
+//! head is there   ranges with missing pages are registered         Ready
+//! commit          the task runs; it is tied to this node
+//! chunk           missing pages are installed, who waits is woken  ack
+//! fault           the page is asked for, ahead of the push         ask
+//! last page       ranges end                                       Whole; the task may go
+//! ```
+//!
+//! A registered range may hold pages that are merely untouched: they are zeros, and made at the first
+//! touch. Everything here runs on the net thread or on a worker's own stack, and touches no page of
+//! the task while it holds a lock.
+//!
+//! Who waits for a page: the task itself is suspended in the handler of its fault (`fault`); any other
+//! thread sleeps where it is, until pages come (`sleepers`).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use migrt_iso::missing::{Mark, Missing as Kernel};
+use migrt_iso::{PAGE_LEN, SlotId};
+use migrt_proto::transfer::{
+    ChunkId, Fault, Missing, PageAck, PageAsk, PageFrame, PageSet, Run, Section, SectionKind,
+    Waiter, Way,
+};
+use migrt_proto::wire::StreamHead;
+use migrt_proto::{Epoch, NodeId, TaskId};
+
+use super::fault::Verdict;
+use super::pages::{pages_of, ranges};
+use super::remains::{addr_of, number_of};
+use super::rounds::head_of_frame;
+use super::sleepers;
+use crate::cluster::Cluster;
+use crate::net::BulkFeed;
+use crate::task::body::{Doom, MobileBody};
+use crate::task::join::Waker;
+use crate::task::libc_buffers;
+use crate::task::record::TaskRef;
+
+static TABLE: Mutex<BTreeMap<SlotId, Arc<Lacking>>> = Mutex::new(BTreeMap::new());
+
+fn table() -> MutexGuard<'static, BTreeMap<SlotId, Arc<Lacking>>> {
+    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Lacking {
+    cluster: &'static Cluster,
+    pub(crate) task: TaskId,
+    epoch: Epoch,
+    source: NodeId,
+    slots: Vec<SlotId>,
+    /// The task comes over its own remains, or missing pages cannot be served here: it runs when all
+    /// its pages are here. To its source that is a target that asks for nothing and takes its time.
+    is_eager: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    missing: Missing,
+    /// What is registered: address and length.
+    ranges: Vec<(usize, usize)>,
+    waiters: BTreeMap<u64, Waker>,
+    waiter_count: u64,
+    requests: Option<BulkFeed>,
+    /// The task, once it runs.
+    record: Option<TaskRef>,
+    /// It is not to run on.
+    doom: Option<Doom>,
+    stage: Stage,
+}
+
+/// How far the arrival is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The core has not heard of the head.
+    Coming,
+    /// It has.
+    Installed,
+    /// Nothing is awaited any more: whole, given up, or lost.
+    Over,
+}
+
+/// What lacks pages in the slot of `addr`.
+fn at(addr: usize) -> Option<Arc<Lacking>> {
+    table().get(&SlotId::of_addr(addr)?).cloned()
+}
+
+/// The arrival of this name from `source`.
+pub(super) fn find(task: TaskId, epoch: Epoch, source: NodeId) -> Option<Arc<Lacking>> {
+    let table = table();
+    let is_it = |l: &&Arc<Lacking>| (l.task, l.epoch, l.source) == (task, epoch, source);
+    table.values().find(is_it).cloned()
+}
+
+/// Somebody touched a page of a registered range. With a waker: it is woken when the page is there.
+pub(crate) fn fault(addr: usize, waker: Option<Waker>) -> Verdict {
+    match at(addr) {
+        Some(lacking) => lacking.fault(addr, waker),
+        // The range has ended meanwhile.
+        None => Verdict::GoOn,
+    }
+}
+
+/// The task has given the slot up: nothing of it is to come any more.
+pub(crate) fn forget(slot: SlotId) {
+    let found = table().remove(&slot);
+    if let Some(lacking) = found {
+        lacking.forget(slot);
+    }
+}
+
+/// The link to `node` is lost.
+pub(crate) fn link_lost(node: NodeId) {
+    for lacking in from_node(node) {
+        let mut state = lacking.state();
+        state.missing.link_lost();
+        let feed = state.requests.take();
+        drop(state);
+        drop(feed);
+    }
+}
+
+/// The link to `node` is back.
+pub(crate) fn link_back(node: NodeId) {
+    for lacking in from_node(node) {
+        let mut state = lacking.state();
+        let asks = state.missing.link_back();
+        lacking.ask(&mut state, asks);
+    }
+}
+
+fn from_node(node: NodeId) -> Vec<Arc<Lacking>> {
+    let mut found: Vec<Arc<Lacking>> =
+        table().values().filter(|lacking| lacking.source == node).cloned().collect();
+    found.dedup_by_key(|lacking| lacking.task);
+    found
+}
+
+impl Lacking {
+    /// A task that arrives without `missing`.
+    pub(super) fn new(
+        cluster: &'static Cluster,
+        (task, epoch, source): (TaskId, Epoch, NodeId),
+        slots: Vec<SlotId>,
+        missing: PageSet,
+        is_eager: bool,
+    ) -> Arc<Lacking> {
+        let state = State {
+            missing: Missing::new(missing),
+            ranges: Vec::new(),
+            waiters: BTreeMap::new(),
+            waiter_count: 0,
+            requests: None,
+            record: None,
+            doom: None,
+            stage: Stage::Coming,
+        };
+        let is_eager = AtomicBool::new(is_eager);
+        Arc::new(Lacking {
+            cluster,
+            task,
+            epoch,
+            source,
+            slots,
+            is_eager,
+            state: Mutex::new(state),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the task does not run before it is whole.
+    pub(super) fn is_eager(&self) -> bool {
+        self.is_eager.load(Ordering::Relaxed)
+    }
+
+    /// The head is in place: from now on touching a missing page is a fault. Where that cannot be (all
+    /// ranges that there may be are in use) the task waits for all its pages.
+    pub(super) fn register(self: &Arc<Lacking>) {
+        if let Err(why) = self.try_register() {
+            tracing::debug!(task = %self.task, why, "it waits for all its pages");
+            self.is_eager.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn try_register(self: &Arc<Lacking>) -> Result<(), String> {
+        let kernel = Kernel::global().ok_or("missing pages cannot be served here")?;
+        let mut state = self.state();
+        for &slot in &self.slots {
+            let whole = Run::new(number_of(slot.base()), (slot.len() / PAGE_LEN) as u64);
+            for (addr, len) in ranges(&state.missing.pages().within(whole)) {
+                if let Err(error) = kernel.register(addr, len, false) {
+                    libc_buffers::ranges_added(state.ranges.len());
+                    state.unregister_all();
+                    return Err(error.to_string());
+                }
+                state.ranges.push((addr, len));
+            }
+        }
+        libc_buffers::ranges_added(state.ranges.len());
+        drop(state);
+        let mut table = table();
+        for &slot in &self.slots {
+            table.insert(slot, self.clone());
+        }
+        Ok(())
+    }
+
+    /// The core knows that the head is here.
+    pub(super) fn installed(&self) {
+        self.state().stage = Stage::Installed;
+        self.settle();
+    }
+
+    /// The task is about to run.
+    pub(super) fn thawed(self: &Arc<Lacking>, record: &TaskRef, body: &MobileBody) {
+        let mut state = self.state();
+        if state.stage != Stage::Over && !state.missing.is_whole() {
+            state.record = Some(record.clone());
+            body.set_lacking(Some(self.clone()));
+            if let Some(doom) = state.doom.clone() {
+                body.set_doom(doom);
+            }
+        }
+    }
+
+    /// A chunk has come.
+    ///
+    /// # Errors
+    /// It names pages that are none, or cannot be installed: the stream is to be broken off.
+    pub(super) fn arrived(&self, section: &Section, bytes: &[u8]) -> Result<(), String> {
+        let (chunk, way) = match section.kind {
+            SectionKind::Push { chunk } => (chunk, Way::Push),
+            SectionKind::Demand { chunk } => (chunk, Way::Demand),
+            _ => return Err("a section of another kind of move".to_owned()),
+        };
+        if chunk == ChunkId(u64::MAX) {
+            let text = String::from_utf8_lossy(&section.extra).into_owned();
+            self.doom(|_| Doom::LeadsOut(text));
+            return Ok(());
+        }
+        const BAD: &str = "a chunk names pages that are none";
+        let zero = pages_of(&section.zero).ok_or(BAD)?;
+        let kernel = Kernel::global().ok_or(BAD)?;
+        let mut state = self.state();
+        if state.stage == Stage::Over {
+            return Ok(());
+        }
+        let mut wake = Vec::new();
+        let mut rest = bytes;
+        for item in &section.slots {
+            let pages = pages_of(std::slice::from_ref(item)).ok_or(BAD)?;
+            for run in pages.runs() {
+                let (these, after) = rest.split_at(run.count as usize * PAGE_LEN);
+                rest = after;
+                let arrived = state.missing.arrived(&[run], way);
+                for part in arrived.install.runs() {
+                    let from = (part.first.0 - run.first.0) as usize * PAGE_LEN;
+                    let these = &these[from..from + part.count as usize * PAGE_LEN];
+                    kernel
+                        .install(addr_of(part.first), these, Mark::Dirty, &mut |_, _| ())
+                        .map_err(|error| error.to_string())?;
+                }
+                wake.extend(arrived.wake);
+            }
+        }
+        for run in zero.runs() {
+            let arrived = state.missing.arrived(&[run], way);
+            for part in arrived.install.runs() {
+                let len = part.count as usize * PAGE_LEN;
+                kernel
+                    .install_zero(addr_of(part.first), len, &mut |_, _| ())
+                    .map_err(|error| error.to_string())?;
+            }
+            wake.extend(arrived.wake);
+        }
+        let wakers = state.take_wakers(&wake);
+        let ack = PageAck { task: self.task, epoch: self.epoch, chunks: vec![chunk] };
+        self.request(&mut state, PageFrame::Ack(ack));
+        drop(state);
+        sleepers::wake();
+        wakers.into_iter().for_each(Waker::wake);
+        self.settle();
+        Ok(())
+    }
+
+    /// As [`arrived`](Self::arrived), for an arrival that waits for all its pages before it runs: the
+    /// chunk's pages are the caller's to put where they belong.
+    pub(super) fn note(&self, section: &Section) -> Result<(), String> {
+        let (SectionKind::Push { chunk } | SectionKind::Demand { chunk }) = section.kind else {
+            return Err("a section of another kind of move".to_owned());
+        };
+        if chunk == ChunkId(u64::MAX) {
+            return Err(String::from_utf8_lossy(&section.extra).into_owned());
+        }
+        let mut state = self.state();
+        for list in [&section.slots, &section.zero] {
+            let pages = pages_of(list).ok_or("a chunk names pages that are none")?;
+            let runs: Vec<Run> = pages.runs().collect();
+            let _ = state.missing.arrived(&runs, Way::Push);
+        }
+        let ack = PageAck { task: self.task, epoch: self.epoch, chunks: vec![chunk] };
+        self.request(&mut state, PageFrame::Ack(ack));
+        Ok(())
+    }
+
+    /// Calls for all pages, of an arrival that waits for them.
+    pub(super) fn call(&self) {
+        let ack = PageAck { task: self.task, epoch: self.epoch, chunks: Vec::new() };
+        self.request(&mut self.state(), PageFrame::Ack(ack));
+    }
+
+    /// Whether every page is there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.state().missing.is_whole()
+    }
+
+    fn fault(&self, addr: usize, waker: Option<Waker>) -> Verdict {
+        let page = number_of(addr);
+        let mut state = self.state();
+        if state.stage == Stage::Over {
+            return Verdict::GoOn;
+        }
+        let waiter = Waiter(match waker {
+            None => 0,
+            Some(_) => {
+                state.waiter_count += 1;
+                state.waiter_count
+            }
+        });
+        match state.missing.fault(page, waiter) {
+            Fault::Present => {
+                // It has just come, or never was the task's to miss: then it is zeros.
+                let kernel = Kernel::global().expect("a range is registered");
+                let page_addr = addr_of(page);
+                let made = kernel.install_zero(page_addr, PAGE_LEN, &mut |_, _| ());
+                let count = made.expect("a page of zeros can be made");
+                return if count == 0 { Verdict::GoOn } else { Verdict::Made };
+            }
+            Fault::SourceLost => return Verdict::Never,
+            Fault::Ask(run) => self.ask(&mut state, vec![run]),
+            Fault::AlreadyAsked | Fault::LinkDown => {}
+        }
+        if let Some(waker) = waker {
+            state.waiters.insert(waiter.0, waker);
+        }
+        Verdict::Wait
+    }
+
+    fn ask(&self, state: &mut State, asks: Vec<Run>) {
+        if !asks.is_empty() {
+            let ask = PageAsk { task: self.task, epoch: self.epoch, asks };
+            self.request(state, PageFrame::Ask(ask));
+        }
+    }
+
+    /// Sends a frame to the source. Not by way of the core: whoever waits here may be the thread that
+    /// carries out its orders.
+    fn request(&self, state: &mut State, frame: PageFrame) {
+        if let Some(feed) = &state.requests {
+            drop(feed.push(vec![head_of_frame(&frame)]));
+            return;
+        }
+        let mut start = Vec::new();
+        StreamHead::Pages(frame).encode(&mut start);
+        state.requests = self.cluster.open_urgent(self.source, start, |_| ());
+    }
+
+    /// If all pages are here: nothing is awaited any more, and the task is as free as any.
+    fn settle(&self) {
+        let mut state = self.state();
+        if state.stage != Stage::Installed || !state.missing.is_whole() {
+            return;
+        }
+        let record = self.give_up(&mut state);
+        let counts = state.missing.counts();
+        drop(state);
+        self.leave_table();
+        tracing::debug!(task = %self.task, ?counts, "whole");
+        self.cluster.metrics.followed(self.task, counts);
+        if let Some(body) = record.as_ref().and_then(|record| record.mobile())
+            && let Some(arrival) = &mut body.journey().arrival
+        {
+            arrival.faults = counts.demand_faults + counts.shared_faults;
+        }
+        self.cluster.tell(|core, now| core.whole(now, self.task, self.epoch));
+        if let Some(record) = record {
+            super::untied(&record);
+        }
+    }
+
+    /// Ends the ranges: pages that are missing still are zeros from now on. Gives the task.
+    fn give_up(&self, state: &mut State) -> Option<TaskRef> {
+        state.stage = Stage::Over;
+        state.unregister_all();
+        if let Some(feed) = state.requests.take() {
+            feed.finish();
+        }
+        let record = state.record.take();
+        if let Some(body) = record.as_ref().and_then(|record| record.mobile()) {
+            body.set_lacking(None);
+        }
+        record
+    }
+
+    fn leave_table(&self) {
+        let mut table = table();
+        for slot in &self.slots {
+            if table.get(slot).is_some_and(|found| std::ptr::eq(&**found, self)) {
+                table.remove(slot);
+            }
+        }
+    }
+
+    /// The copy, or the task, needs no page any more. How many were missing.
+    pub(crate) fn close(&self) -> u64 {
+        let mut state = self.state();
+        let count = state.missing.pages().len();
+        let record = self.give_up(&mut state);
+        let waiters = std::mem::take(&mut state.waiters);
+        drop(state);
+        self.leave_table();
+        sleepers::wake();
+        drop((record, waiters));
+        count
+    }
+
+    /// The source is gone for good. Whether every page is here all the same.
+    pub(crate) fn source_lost(&self) -> bool {
+        self.is_whole() || {
+            self.doom(|missing_pages| Doom::SourceLost { missing_pages });
+            false
+        }
+    }
+
+    /// The task is not to run on.
+    fn doom(&self, why: impl FnOnce(u64) -> Doom) {
+        let mut state = self.state();
+        let lost = state.missing.source_lost();
+        let wakers = state.take_wakers(&lost.wake);
+        let record = state.record.clone();
+        let doom = why(lost.missing_count);
+        state.doom = Some(doom.clone());
+        drop(state);
+        if let Some(record) = record {
+            record.mobile().expect("only mobile tasks move").set_doom(doom);
+            crate::exec::door::wake(record);
+        }
+        sleepers::wake();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn forget(&self, slot: SlotId) {
+        let mut state = self.state();
+        let kernel = Kernel::global().expect("a range is registered");
+        let ranges = std::mem::take(&mut state.ranges);
+        for (addr, len) in ranges {
+            if slot.contains(addr) {
+                let ended = kernel.unregister(addr, len);
+                assert!(ended.is_ok(), "a range cannot be unregistered: {ended:?}");
+                libc_buffers::ranges_ended(1);
+            } else {
+                state.ranges.push((addr, len));
+            }
+        }
+        let whole = Run::new(number_of(slot.base()), (slot.len() / PAGE_LEN) as u64);
+        let dead = state.missing.pages().within(whole);
+        let wake = state.missing.dead(&dead);
+        let wakers = state.take_wakers(&wake);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        self.settle();
+    }
+}
+
+impl State {
+    fn take_wakers(&mut self, waiters: &[Waiter]) -> Vec<Waker> {
+        waiters.iter().filter_map(|waiter| self.waiters.remove(&waiter.0)).collect()
+    }
+
+    fn unregister_all(&mut self) {
+        for (addr, len) in std::mem::take(&mut self.ranges) {
+            let kernel = Kernel::global().expect("a range is registered");
+            let ended = kernel.unregister(addr, len);
+            // A page that stays missing would be waited for without end.
+            assert!(ended.is_ok(), "a range cannot be unregistered: {ended:?}");
+            libc_buffers::ranges_ended(1);
+        }
+    }
+}

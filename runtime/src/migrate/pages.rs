@@ -1,0 +1,45 @@
+//! Lists of missing pages: as the wire has them, and as the kernel is told of them.
+
+use migrt_iso::{PAGE_LEN, SlotId};
+use migrt_proto::transfer::{PageSet, Run};
+use migrt_proto::wire::ShipSlot;
+
+use super::remains::{addr_of, number_of};
+
+/// Ranges registered for one slot: each costs the kernel a mapping.
+const RANGES_MAX: usize = 32;
+
+/// The pages of these lists.
+pub(super) fn pages_of(list: &[ShipSlot]) -> Option<PageSet> {
+    let mut pages = PageSet::new();
+    for item in list {
+        let slot = SlotId::from_raw(item.slot.0)?;
+        for run in &item.runs {
+            let (from, len) = (run.first as usize * PAGE_LEN, run.count as usize * PAGE_LEN);
+            if from + len > slot.len() {
+                return None;
+            }
+            pages.insert(Run::new(number_of(slot.base() + from), u64::from(run.count)));
+        }
+    }
+    Some(pages)
+}
+
+/// Address and length of the ranges to register for these pages of one slot: not too many of them.
+pub(super) fn ranges(pages: &PageSet) -> Vec<(usize, usize)> {
+    let mut gap = 0;
+    loop {
+        let mut ranges: Vec<(usize, usize)> = Vec::new();
+        for run in pages.runs() {
+            let (addr, len) = (addr_of(run.first), run.count as usize * PAGE_LEN);
+            match ranges.last_mut() {
+                Some(last) if addr - (last.0 + last.1) <= gap => last.1 = addr + len - last.0,
+                _ => ranges.push((addr, len)),
+            }
+        }
+        if ranges.len() <= RANGES_MAX {
+            return ranges;
+        }
+        gap = (gap * 2).max(2 * PAGE_LEN);
+    }
+}
