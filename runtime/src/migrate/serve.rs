@@ -27,9 +27,9 @@ use migrt_proto::{Epoch, NodeId, TaskId};
 
 use super::audit::{self, Suspects};
 use super::head::{self, Split};
-use super::prepare;
 use super::remains::{Base, Parts, addr_of, number_of};
 use super::rounds::{by_slot, head_of};
+use super::ship::{manifest, prepare};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::config::Audit;
@@ -117,7 +117,7 @@ pub(super) fn ship(
         header.drain_frees();
     }
     let Split { slots, head, missing } = split;
-    let mut manifest = super::manifest(task.mobile().expect("only mobile tasks move"));
+    let mut manifest = manifest(task.mobile().expect("only mobile tasks move"));
     manifest.report.post_copy(head.len(), missing.len());
     manifest.missing = by_slot(&slots, &missing);
     manifest.missing.retain(|item| !item.runs.is_empty());

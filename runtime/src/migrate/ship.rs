@@ -1,0 +1,203 @@
+//! Sending a frozen task: what is left after rounds, its head, all of it, or its call.
+
+use std::sync::Arc;
+
+use migrt_iso::PAGE_LEN;
+use migrt_proto::wire::{ShipHeader, ShipSlot, StreamHead};
+use migrt_proto::{Epoch, NodeId};
+use serde::{Deserialize, Serialize};
+
+use super::copying::Copying;
+use super::record::Report;
+use super::remains::Base;
+use super::{image, mobile, serve};
+use crate::census;
+use crate::cluster::Cluster;
+use crate::fail;
+use crate::net::Part;
+use crate::task::body::MobileBody;
+use crate::task::header::Header;
+use crate::task::record::TaskRef;
+use crate::task::state::Phase;
+use crate::task::time::Reading;
+
+/// What travels beside the pages.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    /// The task's entry: the target checks that it has it.
+    pub(crate) entry: u64,
+    /// The encoded arguments of a task that has not started; it has no pages.
+    pub(crate) args: Option<Vec<u8>>,
+    /// How long the task had stood still when this was written.
+    pub(crate) stood_us: u32,
+    /// Its clock when this was written.
+    pub(crate) clock: Reading,
+    /// What the move came to so far; for the record.
+    pub(crate) report: Report,
+    /// Post-copy: live pages that follow.
+    pub(crate) missing: Vec<ShipSlot>,
+}
+
+/// Images from this length on are copied by a thread of their own: a node that copies for long must
+/// go on answering heartbeats.
+const LONG_IMAGE: usize = 1 << 20;
+
+/// Sends a frozen task to `to`.
+pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
+    let body = mobile(task);
+    let goes_whole = body.journey().copying.is_none() && !body.journey().is_lazy;
+    let is_long = |h: &Header| live_pages(h) * PAGE_LEN > LONG_IMAGE;
+    if goes_whole && body.header().is_some_and(is_long) {
+        let task = task.clone();
+        let spawned =
+            std::thread::Builder::new().name("migrt-shipper".to_owned()).spawn(move || {
+                census::clearing(|| ship_now(cluster, &task, epoch, to));
+                // libc keeps the stacks of threads that have ended, and a census reads them.
+                census::clear_stack();
+            });
+        if spawned.is_ok() {
+            return;
+        }
+    }
+    census::clearing(|| ship_now(cluster, task, epoch, to));
+}
+
+fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
+    let body = mobile(task);
+    let id = body.id;
+    // Held until the copy is made: a move that is called off meanwhile waits for it.
+    let mut shipped = body.shipped();
+    if task.state.phase() != Phase::Frozen {
+        return;
+    }
+    let copying = body.journey().copying.clone();
+    if let (Some(copying), Some(header)) = (copying, body.header()) {
+        let failed = match ship_rest(&copying, header, body) {
+            Ok((base, byte_count)) => {
+                *shipped = Some(Arc::new(base));
+                cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
+                None
+            }
+            Err(why) => Some(why),
+        };
+        drop(shipped);
+        // The mover's thread ends, and with it the watching.
+        copying.end();
+        fail::point("source.shipped");
+        if let Some(why) = failed {
+            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
+        }
+        return;
+    }
+    if body.journey().is_lazy
+        && let Some(header) = body.header()
+    {
+        let done = serve::ship(cluster, (task, header), (epoch, to));
+        drop(shipped);
+        fail::point("source.shipped");
+        if let Err(why) = done {
+            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
+        }
+        return;
+    }
+    let Some(load) = load(body) else {
+        drop(shipped);
+        let why = "this node has no slot left to copy the task's pages to";
+        return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why));
+    };
+    let Load { manifest, slots, base, parts } = load;
+    let byte_count = base.byte_count();
+    *shipped = Some(Arc::new(base));
+    drop(shipped);
+    let ship = ShipHeader {
+        task: id,
+        epoch,
+        slots,
+        page_len: PAGE_LEN as u32,
+        extra: postcard::to_stdvec(&manifest).expect("plain data encodes"),
+    };
+    let mut header = Vec::new();
+    StreamHead::Ship(ship).encode(&mut header);
+    cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count + header.len());
+    cluster.send_bulk(to, header, parts, move |result| {
+        if let Err(why) = result {
+            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
+        }
+    });
+    fail::point("source.shipped");
+}
+
+/// What is sent of a task.
+struct Load {
+    manifest: Manifest,
+    slots: Vec<ShipSlot>,
+    base: Base,
+    parts: Vec<Part>,
+}
+
+/// The rest of a task whose rounds are over.
+fn ship_rest(
+    copying: &Copying,
+    header: &Header,
+    body: &MobileBody,
+) -> Result<(Base, usize), String> {
+    prepare(header);
+    copying.ship_rest(body, header, || manifest(body))
+}
+
+/// Pages of a task's heaps that hold live blocks or records.
+pub(super) fn live_pages(header: &Header) -> usize {
+    let mut count = 0;
+    let runs = &mut |_, len| count += len / PAGE_LEN;
+    header.arenas().for_each(|arena| arena.arena().for_each_live_run(runs));
+    count
+}
+
+/// Copies a frozen task's pages, or its call. `None`: there is no slot for the copy.
+fn load(body: &MobileBody) -> Option<Load> {
+    let Some(header) = body.header() else {
+        let mut manifest = manifest(body);
+        let call = body.take_call().expect("a task without a header has its call");
+        manifest.entry = call.entry.0;
+        manifest.args = Some(call.args.clone());
+        body.put_call(call);
+        let (slots, parts) = (Vec::new(), Vec::new());
+        return Some(Load { manifest, slots, base: Base::default(), parts });
+    };
+    prepare(header);
+    loop {
+        let image = image::of(header);
+        let (base, parts) = Base::copy(&image.slots)?;
+
+        // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
+        // return, but never goes along: it would be carried out twice.
+        if header.arenas().all(|a| base.word(a.arena().remote_list_addr()) == Some(0)) {
+            let mut manifest = manifest(body);
+            let strategy = body.journey().order.map(|order| order.strategy);
+            manifest.report.stop_copy(strategy, (base.byte_count() / PAGE_LEN) as u64);
+            return Some(Load { manifest, slots: image.slots, base, parts });
+        }
+        body.drain_frees(header);
+    }
+}
+
+/// Written when everything else is ready: what it says of times holds from then on.
+pub(super) fn manifest(body: &MobileBody) -> Manifest {
+    let journey = body.journey();
+    Manifest {
+        entry: body.header().map_or(0, |header| header.entry.id.0),
+        args: None,
+        stood_us: journey.stood_us(),
+        clock: Reading::take(body.header()),
+        report: Report::begin(&journey),
+        missing: Vec::new(),
+    }
+}
+
+/// Takes the words of this node out of a header that is about to be shipped.
+pub(super) fn prepare(header: &Header) {
+    header.worker.set(std::ptr::null());
+    header.record.set(std::ptr::null());
+    header.prefix.clear_worker();
+    crate::task::safepoint::clear(header);
+}
