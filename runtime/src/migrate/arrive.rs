@@ -296,8 +296,10 @@ impl Arrive {
                 self.fail(why);
                 return Ok(());
             }
-            cluster.tell(|core, now| core.installed(now, task, epoch));
-            cluster.tell(|core, now| core.whole(now, task, epoch));
+            cluster.tell(|core, now| {
+                core.installed(now, task, epoch);
+                core.whole(now, task, epoch);
+            });
             crate::fail::point("target.ready");
         }
         Ok(())

@@ -73,6 +73,8 @@ struct State {
     /// It is not to run on.
     doom: Option<Doom>,
     stage: Stage,
+    /// All is here, and the core is being told.
+    is_settling: bool,
 }
 
 /// How far the arrival is.
@@ -160,6 +162,7 @@ impl Lacking {
             record: None,
             doom: None,
             stage: Stage::Coming,
+            is_settling: false,
         };
         let is_eager = AtomicBool::new(is_eager);
         Arc::new(Lacking {
@@ -223,7 +226,9 @@ impl Lacking {
     /// The task is about to run.
     pub(super) fn thawed(self: &Arc<Lacking>, record: &TaskRef, body: &MobileBody) {
         let mut state = self.state();
-        if state.stage != Stage::Over && !state.missing.is_whole() {
+        // Also if all is here by now but the core has not heard of it.
+        let is_over = state.stage == Stage::Over || (self.is_eager() && state.missing.is_whole());
+        if !is_over {
             state.record = Some(record.clone());
             body.set_lacking(Some(self.clone()));
             if let Some(doom) = state.doom.clone() {
@@ -377,7 +382,15 @@ impl Lacking {
     /// If all pages are here: nothing is awaited any more, and the task is as free as any.
     fn settle(&self) {
         let mut state = self.state();
-        if state.stage != Stage::Installed || !state.missing.is_whole() {
+        if state.stage != Stage::Installed || !state.missing.is_whole() || state.is_settling {
+            return;
+        }
+        state.is_settling = true;
+        drop(state);
+        // The core first: as soon as the task is free it may be frozen (rule 13 of the hand-off).
+        self.cluster.tell(|core, now| core.whole(now, self.task, self.epoch));
+        let mut state = self.state();
+        if state.stage != Stage::Installed {
             return;
         }
         let record = self.give_up(&mut state);
@@ -391,7 +404,6 @@ impl Lacking {
         {
             arrival.faults = counts.demand_faults + counts.shared_faults;
         }
-        self.cluster.tell(|core, now| core.whole(now, self.task, self.epoch));
         if let Some(record) = record {
             super::untied(&record);
         }
