@@ -29,12 +29,12 @@ use migrt_proto::wire::StreamHead;
 use migrt_proto::{Epoch, NodeId, TaskId};
 
 use super::fault::Verdict;
+use super::missing_state::{Stage, State};
 use super::pages::{pages_of, ranges};
 use super::remains::{addr_of, number_of};
 use super::rounds::head_of_frame;
 use super::sleepers;
 use crate::cluster::Cluster;
-use crate::net::BulkFeed;
 use crate::task::body::{Doom, MobileBody};
 use crate::task::join::Waker;
 use crate::task::libc_buffers;
@@ -58,34 +58,6 @@ pub(crate) struct Lacking {
     /// its pages are here. To its source that is a target that asks for nothing and takes its time.
     is_eager: AtomicBool,
     state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    missing: Missing,
-    /// What is registered: address and length.
-    ranges: Vec<(usize, usize)>,
-    waiters: BTreeMap<u64, Waker>,
-    waiter_count: u64,
-    requests: Option<BulkFeed>,
-    /// The task, once it runs.
-    record: Option<TaskRef>,
-    /// It is not to run on.
-    doom: Option<Doom>,
-    stage: Stage,
-    /// All is here, and the core is being told.
-    is_settling: bool,
-}
-
-/// How far the arrival is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// The core has not heard of the head.
-    Coming,
-    /// It has.
-    Installed,
-    /// Nothing is awaited any more: whole, given up, or lost.
-    Over,
 }
 
 /// What lacks pages in the slot of `addr`.
@@ -490,21 +462,5 @@ impl Lacking {
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
         self.settle();
-    }
-}
-
-impl State {
-    fn take_wakers(&mut self, waiters: &[Waiter]) -> Vec<Waker> {
-        waiters.iter().filter_map(|waiter| self.waiters.remove(&waiter.0)).collect()
-    }
-
-    fn unregister_all(&mut self) {
-        for (addr, len) in std::mem::take(&mut self.ranges) {
-            let kernel = Kernel::global().expect("a range is registered");
-            let ended = kernel.unregister(addr, len);
-            // A page that stays missing would be waited for without end.
-            assert!(ended.is_ok(), "a range cannot be unregistered: {ended:?}");
-            libc_buffers::ranges_ended(1);
-        }
     }
 }

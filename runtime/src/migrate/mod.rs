@@ -29,6 +29,7 @@ pub(crate) mod image;
 #[expect(unsafe_code, reason = "writes the pages of arriving tasks")]
 mod installer;
 pub(crate) mod lacking;
+mod missing_state;
 mod pages;
 pub(crate) mod pins;
 mod plan;
