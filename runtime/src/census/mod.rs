@@ -29,4 +29,4 @@ pub(crate) use stop::{StoppedThread, install, with_stopped_threads};
 
 #[cfg(test)]
 #[cfg(target_feature = "crt-static")]
-mod tests;
+pub(crate) mod tests;

@@ -16,7 +16,7 @@ use crate::task::prefix::HeaderPrefix;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One of these tests runs at a time: one has a thread that cannot be stopped.
-fn alone() -> MutexGuard<'static, ()> {
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     install().unwrap();
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
