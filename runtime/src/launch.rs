@@ -172,12 +172,9 @@ impl Children {
             children.shared.children.lock().unwrap().push((node, child));
         }
         let shared = children.shared.clone();
-        std::thread::Builder::new()
-            .name("migrt-children".to_owned())
-            .spawn(move || shared.watch())
-            .map_err(|e| {
-                Error::with_source(Kind::Start, format!("no thread to watch the nodes: {e}"), e)
-            })?;
+        crate::thread::start("migrt-children", move || shared.watch()).map_err(|e| {
+            Error::with_source(Kind::Start, format!("no thread to watch the nodes: {e}"), e)
+        })?;
         Ok(children)
     }
 

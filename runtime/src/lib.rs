@@ -34,6 +34,7 @@ mod error;
 mod fail;
 mod strategy;
 mod sync;
+mod thread;
 
 #[expect(unsafe_code, reason = "reads memory that the rest of the node uses")]
 mod census;

@@ -216,21 +216,17 @@ fn start_workers(config: Config) -> Result<&'static Node> {
     let mut threads = node.threads.lock().unwrap();
     for (index, deque) in deques.into_iter().enumerate() {
         let exec = &node.exec;
-        let thread = std::thread::Builder::new()
-            .name(format!("migrt-worker-{index}"))
-            .spawn(move || {
-                let worker = Worker::new(exec, index, deque);
-                if index < workers { worker.run() } else { worker.run_as_spare() }
-            })
-            .map_err(|e| {
-                Error::with_source(Kind::Start, format!("worker {index} cannot be started: {e}"), e)
-            })?;
+        let thread = crate::thread::start(format!("migrt-worker-{index}"), move || {
+            let worker = Worker::new(exec, index, deque);
+            if index < workers { worker.run() } else { worker.run_as_spare() }
+        })
+        .map_err(|e| {
+            Error::with_source(Kind::Start, format!("worker {index} cannot be started: {e}"), e)
+        })?;
         threads.push(thread);
     }
     let exec = &node.exec;
-    let ticker = std::thread::Builder::new()
-        .name("migrt-ticker".to_owned())
-        .spawn(move || crate::exec::ticker::run(exec))
+    let ticker = crate::thread::start("migrt-ticker", move || crate::exec::ticker::run(exec))
         .map_err(|e| {
             Error::with_source(Kind::Start, format!("the ticker cannot be started: {e}"), e)
         })?;

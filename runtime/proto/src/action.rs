@@ -41,8 +41,10 @@ pub enum Action {
     /// Source: send the frozen task (what the rounds have not brought; the head, if lazy) to `to`, under `epoch`.
     /// `ship_failed` if that breaks. The task stays frozen.
     Ship { task: TaskId, epoch: Epoch, to: NodeId },
-    /// Source: the move failed; the task runs on here in `epoch` (I11). If it is not frozen yet, call the freeze off;
-    /// may be said twice. Rounds of a later epoch than this one end here and now.
+    /// Source: the move failed before `frozen`; the task runs on here in `epoch`. Its rounds end here and now. It may
+    /// be in the middle of a freeze: then that is carried on to its end, and `frozen` is answered with `ResumeHere`.
+    CallOff { task: TaskId, epoch: Epoch, why: Refusal },
+    /// Source: the move failed after `frozen`; the frozen task runs on here in `epoch` (I11).
     ResumeHere { task: TaskId, epoch: Epoch, why: Refusal },
     /// Source of a lazy move: the task runs at `to`, which lacks pages. Keep the frozen copy, let nothing else use the
     /// addresses it lies at (I3), push the pages and answer requests for them, until `ReleaseSource`. Links may

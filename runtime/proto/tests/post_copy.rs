@@ -110,7 +110,7 @@ fn a_source_that_dies_with_pages_of_the_task_is_the_end_of_it() {
     trio.kill(B);
     let told = trio.take(C);
     let why = Refusal::SourceDied { node: B };
-    assert!(told.contains(&Action::ResumeHere { task, epoch, why }), "the order is off: {told:?}");
+    assert!(told.contains(&Action::CallOff { task, epoch, why }), "the order is off: {told:?}");
     assert!(told.contains(&Action::SourceLost { task, epoch, source: B }));
     assert_eq!(trio.on(A).try_join(task), TryJoin::Pending);
     trio.act(C, |core, now| core.lost(now, task, 7));

@@ -58,7 +58,7 @@ fn called_off(end: impl FnOnce(&mut Trio, TaskId, Epoch), told: &[Refusal]) {
     end(&mut trio, task, epoch);
     assert_eq!(trio.take(C), [Action::DropCopy { task, epoch }]);
     let resumed = trio.take(B).into_iter().filter_map(|action| match action {
-        Action::ResumeHere { epoch: Epoch::FIRST, why, .. } => Some(why),
+        Action::CallOff { epoch: Epoch::FIRST, why, .. } => Some(why),
         _ => None,
     });
     assert_eq!(resumed.collect::<Vec<_>>(), told);
@@ -99,7 +99,7 @@ fn a_target_that_cannot_keep_the_rounds_says_so_and_the_task_runs_on() {
     let epoch = copying(&mut trio, task);
     let why = Refusal::Other { why: "no slot".into() };
     trio.act(C, |core, now| core.install_failed(now, task, epoch, why.clone()));
-    assert_eq!(trio.take(B), [Action::ResumeHere { task, epoch: Epoch::FIRST, why }]);
+    assert_eq!(trio.take(B), [Action::CallOff { task, epoch: Epoch::FIRST, why }]);
     assert!(trio.take(C).is_empty());
 }
 
@@ -110,7 +110,7 @@ fn a_death_at_either_end_of_the_rounds_leaves_no_copy_and_no_doubt() {
     copying(&mut trio, task);
     trio.kill(C);
     let why = Refusal::TargetDied { node: C };
-    assert!(trio.take(B).contains(&Action::ResumeHere { task, epoch: Epoch::FIRST, why }));
+    assert!(trio.take(B).contains(&Action::CallOff { task, epoch: Epoch::FIRST, why }));
 
     let mut trio = Trio::new();
     let task = at_b(&mut trio);
@@ -133,7 +133,7 @@ fn the_rounds_of_a_task_whose_home_dies_end_and_it_is_cancelled() {
     assert!(trio.take(A).contains(&Action::DropCopy { task, epoch }));
     let told = trio.take(B);
     let why = Refusal::HomeDied { node: C };
-    assert!(told.contains(&Action::ResumeHere { task, epoch: Epoch::FIRST, why: why.clone() }));
+    assert!(told.contains(&Action::CallOff { task, epoch: Epoch::FIRST, why: why.clone() }));
     assert!(told.contains(&Action::CancelTask { task, why: Some(why) }));
 }
 

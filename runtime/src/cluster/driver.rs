@@ -51,6 +51,11 @@ impl Cluster {
                     migrate::ship(self, &record, epoch, to);
                 }
             }
+            Action::CallOff { task, epoch, why } => {
+                if let Some(record) = self.resident(task) {
+                    migrate::call_off(self, &record, epoch, &why);
+                }
+            }
             Action::ResumeHere { task, epoch, why } => {
                 if let Some(record) = self.resident(task) {
                     migrate::resume_here(self, record, epoch, &why);

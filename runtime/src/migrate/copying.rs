@@ -21,7 +21,7 @@ use migrt_proto::{Epoch, NodeId};
 
 use super::Manifest;
 use super::remains::{Base, Parts, addr_of};
-use super::rounds::{Checkpoint, Work, head_of};
+use super::rounds::{Checkpoint, Work};
 use super::watch::Watch;
 use crate::census;
 use crate::cluster::Cluster;
@@ -96,9 +96,9 @@ impl Copying {
         // Before the thread: the target's answers look for it there.
         body.journey().copying = Some(copying.clone());
         let task = task.clone();
-        let spawned = std::thread::Builder::new()
-            .name("migrt-mover".to_owned())
-            .spawn(move || census::clearing(|| copying.run(cluster, &task, first)));
+        let spawned = crate::thread::start("migrt-mover", move || {
+            census::clearing(|| copying.run(cluster, &task, first));
+        });
         if spawned.is_err() {
             body.journey().copying = None;
         }
@@ -274,9 +274,10 @@ impl Copying {
     /// Gives the bytes sent too.
     ///
     /// # Errors
-    /// There is no slot for the copy, or what was written cannot be told.
+    /// There is no slot for the copy, what was written cannot be told, or this node is alone.
     pub(crate) fn ship_rest(
         &self,
+        cluster: &'static Cluster,
         body: &MobileBody,
         header: &Header,
         manifest: impl FnOnce() -> Manifest,
@@ -311,11 +312,8 @@ impl Copying {
         let mut manifest = manifest();
         manifest.report.pre_copy(&self.why, &record, live_pages, rest_pages);
         section.extra = postcard::to_stdvec(&manifest).expect("plain data encodes");
-        let feed = work.feed.take().expect("rounds have opened the stream");
-        let mut all = vec![head_of(section)];
-        all.append(&mut parts.0);
-        drop(feed.push(all));
-        feed.finish();
+        work.push(cluster, (body.id, self), section, parts)?;
+        work.feed.take().expect("just written to").finish();
         Ok((std::mem::take(&mut work.base), byte_count))
     }
 }

@@ -66,7 +66,6 @@ use crate::task::adopted;
 use crate::task::body::{MobileBody, Order};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
-use crate::task::state::Phase;
 
 /// The arguments of a call that moves before it has started are at most so long; the header of a
 /// shipment has twice the room.
@@ -157,9 +156,10 @@ fn leave(task: TaskRef) {
             cluster.metrics.refused();
             tracing::debug!(task = %body.id, target, %why, "a move is refused");
             body.set_refusal(why.to_string());
-            end_rounds(body);
-            // The core first: the task may order its next move as soon as it goes on.
+            // The core first: the stream of the rounds is about to break, and that is not the reason;
+            // and the task may order its next move as soon as it goes on.
             cluster.tell(|core, now| core.freeze_failed(now, body.id, why));
+            end_rounds(body);
             stay(task);
         }
     }
@@ -264,9 +264,21 @@ fn stay(task: TaskRef) {
     door::push(task);
 }
 
-/// The move did not happen (I11): the task goes on here, in `epoch`.
+/// The move will not happen, and the core was not told that the task is frozen. (It may be: then it is
+/// still in the hands of whoever is about to tell.)
+pub(crate) fn call_off(cluster: &Cluster, task: &TaskRef, epoch: Epoch, why: &Refusal) {
+    give_up(cluster, mobile(task), epoch, why);
+    // If it waits for this move, it must hear of its end.
+    door::wake(task.clone());
+}
+
+/// The move did not happen (I11): the frozen task goes on here, in `epoch`.
 pub(crate) fn resume_here(cluster: &Cluster, task: TaskRef, epoch: Epoch, why: &Refusal) {
-    let body = mobile(&task);
+    give_up(cluster, mobile(&task), epoch, why);
+    stay(task);
+}
+
+fn give_up(cluster: &Cluster, body: &MobileBody, epoch: Epoch, why: &Refusal) {
     tracing::debug!(task = %body.id, %why, "a move failed; the task goes on here");
     body.set_refusal(why.to_string());
     body.epoch.store(epoch.0, Ordering::Relaxed);
@@ -275,12 +287,6 @@ pub(crate) fn resume_here(cluster: &Cluster, task: TaskRef, epoch: Epoch, why: &
     let serving = body.journey().serving.take();
     drop(serving.map(|serving| serving.close()));
     body.take_move();
-    if task.state.phase() == Phase::Frozen {
-        stay(task);
-    } else {
-        // It was not frozen yet; if it waits for this move, it must hear of its end.
-        door::wake(task);
-    }
 }
 
 /// The task is another node's: lets the frozen copy go without running anything of it.

@@ -255,6 +255,20 @@ impl Work {
             page_len: PAGE_LEN as u32,
             extra,
         };
+        self.push(cluster, (task, copying), section, parts)?;
+        self.sections += 1;
+        Ok(send)
+    }
+
+    /// Sends a section; the first one opens the stream. (There may be no round: a task that has
+    /// become small since its move was planned is frozen at once.)
+    pub(super) fn push(
+        &mut self,
+        cluster: &'static Cluster,
+        (task, copying): (TaskId, &Copying),
+        section: Section,
+        mut parts: Parts,
+    ) -> Result<(), String> {
         let feed = match &self.feed {
             Some(feed) => {
                 parts.0.insert(0, head_of(section));
@@ -273,8 +287,7 @@ impl Work {
             }
         };
         drop(feed.push(parts.0));
-        self.sections += 1;
-        Ok(send)
+        Ok(())
     }
 }
 

@@ -179,9 +179,8 @@ pub(super) fn ship(
     drop(state);
     if is_threaded {
         let pusher = serving.clone();
-        let spawned = std::thread::Builder::new()
-            .name("migrt-pusher".to_owned())
-            .spawn(move || census::clearing(|| pusher.run()));
+        let spawned =
+            crate::thread::start("migrt-pusher", move || census::clearing(|| pusher.run()));
         if spawned.is_err() {
             serving.state().is_threaded = false;
         }

@@ -49,12 +49,11 @@ pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: 
     let is_long = |h: &Header| live_pages(h) * PAGE_LEN > LONG_IMAGE;
     if goes_whole && body.header().is_some_and(is_long) {
         let task = task.clone();
-        let spawned =
-            std::thread::Builder::new().name("migrt-shipper".to_owned()).spawn(move || {
-                census::clearing(|| ship_now(cluster, &task, epoch, to));
-                // libc keeps the stacks of threads that have ended, and a census reads them.
-                census::clear_stack();
-            });
+        let spawned = crate::thread::start("migrt-shipper", move || {
+            census::clearing(|| ship_now(cluster, &task, epoch, to));
+            // libc keeps the stacks of threads that have ended, and a census reads them.
+            census::clear_stack();
+        });
         if spawned.is_ok() {
             return;
         }
@@ -72,7 +71,7 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
     }
     let copying = body.journey().copying.clone();
     if let (Some(copying), Some(header)) = (copying, body.header()) {
-        let failed = match ship_rest(&copying, header, body) {
+        let failed = match ship_rest(cluster, &copying, header, body) {
             Ok((base, byte_count)) => {
                 *shipped = Some(Arc::new(base));
                 cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
@@ -137,12 +136,13 @@ struct Load {
 
 /// The rest of a task whose rounds are over.
 fn ship_rest(
+    cluster: &'static Cluster,
     copying: &Copying,
     header: &Header,
     body: &MobileBody,
 ) -> Result<(Base, usize), String> {
     prepare(header);
-    copying.ship_rest(body, header, || manifest(body))
+    copying.ship_rest(cluster, body, header, || manifest(body))
 }
 
 /// Pages of a task's heaps that hold live blocks or records.

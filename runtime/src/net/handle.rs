@@ -127,9 +127,7 @@ impl Net {
         let who = (config.identity.node(), random_run()?);
         let hub = Hub::new(exec, handler, who, endpoint, crypto, segmented);
         let thread_shared = shared.clone();
-        std::thread::Builder::new()
-            .name("migrt-net".to_owned())
-            .spawn(move || thread_main(&thread_shared, Arc::new(hub), poll))
+        crate::thread::start("migrt-net", move || thread_main(&thread_shared, Arc::new(hub), poll))
             .map_err(system("start the net thread"))?;
         Ok(Self { owner: Arc::new(Owner { shared }) })
     }
@@ -281,23 +279,13 @@ impl Shared {
 
 /// The net thread.
 fn thread_main(shared: &Arc<Shared>, hub: Arc<Hub>, poll: mio::Poll) {
-    let run = std::panic::AssertUnwindSafe(|| {
-        hub.exec.spawn(hub.clone().accept());
-        let exec = hub.exec.clone();
-        let mut driver = Driver { shared, hub, tick: None };
-        exec.run(poll, &mut driver)
-    });
-    match std::panic::catch_unwind(run) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::error!(%error, "the net thread cannot poll; the node is cut off");
-        }
-        Err(_) => {
-            // The hook has printed the message. A node whose frames are half handled must not go on.
-            eprintln!("migrt: the net thread panicked; this node stops");
-            std::process::abort();
-        }
+    hub.exec.spawn(hub.clone().accept());
+    let exec = hub.exec.clone();
+    let mut driver = Driver { shared, hub, tick: None };
+    if let Err(error) = exec.run(poll, &mut driver) {
+        tracing::error!(%error, "the net thread cannot poll; the node is cut off");
     }
+    drop(driver);
     let left = {
         let mut queue = lock(&shared.queue);
         queue.closed = true;

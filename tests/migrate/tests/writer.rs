@@ -21,6 +21,12 @@ fn a_modest_writer_is_right_after_every_move() {
     check("stop", "16", "10", "10");
 }
 
+/// All fits into the pause, so there is no round before the last shipment.
+#[test]
+fn a_task_without_a_round_is_right_after_every_move() {
+    check("pre-patient", "1", "10", "20");
+}
+
 #[test]
 fn a_writer_as_fast_as_memory_allows_is_right_after_every_move() {
     check("pre", "8", "100000", "15");

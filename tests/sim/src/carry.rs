@@ -75,8 +75,18 @@ impl World {
                 }
             }
             Action::Ship { task, epoch, to } => self.ship(at, task, epoch, to),
+            Action::CallOff { task, epoch, .. } => {
+                let local = process.tasks.get_mut(&task).expect("I11: the task is here");
+                assert!(!local.frozen, "{task} is frozen, and told as if it ran");
+                assert_eq!(local.epoch, epoch, "{task} was called off in another epoch");
+                local.freezing = false;
+                let plan = local.plan.take();
+                self.report.failed += 1;
+                self.stream_ends(task, plan);
+            }
             Action::ResumeHere { task, epoch, .. } => {
                 let local = process.tasks.get_mut(&task).expect("I11: the task is here");
+                assert!(local.frozen, "{task} was thawed twice");
                 local.settled |= local.epoch != epoch;
                 let doubts = u64::from(local.epoch != epoch);
                 (local.freezing, local.frozen, local.epoch) = (false, false, epoch);

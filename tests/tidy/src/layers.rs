@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
     // The ground floor: words and tools that all share.
     &[
         "census", "clock", "config", "entry", "error", "fail", "fence", "machine", "symbols",
-        "strategy", "sync", "trace", "warm",
+        "strategy", "sync", "thread", "trace", "warm",
     ],
 ];
 

@@ -81,7 +81,7 @@ impl Handoff {
         let Some(resident) = self.resident(task) else { return };
         let State::Ordered { target, epoch, copying } = resident.state else {
             if matches!(resident.state, State::Running) {
-                // The move failed while the driver was freezing; its first `ResumeHere` may have come too early.
+                // The move failed while the driver was freezing.
                 let why = Refusal::Other { why: "the move was given up before the freeze".into() };
                 cx.out.act(Action::ResumeHere { task, epoch: resident.epoch, why });
             }
@@ -137,7 +137,7 @@ impl Handoff {
                 // Not frozen yet, so there is nothing to undo; a `frozen` that comes now must be undone.
                 let epoch = resident.epoch;
                 resident.call_off(cx, task, why.clone());
-                cx.out.act(Action::ResumeHere { task, epoch, why });
+                cx.out.act(Action::CallOff { task, epoch, why });
             }
             State::Running | State::Committed { .. } | State::InDoubt { .. } => {}
         }

@@ -183,7 +183,7 @@ impl Core {
     }
 
     /// Before the first byte of rounds is sent under `epoch`; again does no harm. `false`: that try is over, send
-    /// nothing. The task runs on, may end, and may be called off (`ResumeHere`) until `frozen`.
+    /// nothing. The task runs on, may end, and may be called off (`CallOff`) until `frozen`.
     ///
     /// # Panics
     /// With debug assertions, if the task itself lacks pages; else its move fails.

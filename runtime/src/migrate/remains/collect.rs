@@ -53,7 +53,7 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
     if RUNNING.swap(true, Ordering::SeqCst) {
         return Ok(());
     }
-    std::thread::Builder::new().name("migrt-collector".to_owned()).spawn(|| {
+    crate::thread::start("migrt-collector", || {
         census::clear_always();
         loop {
             let mut asked = ASKED.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -174,7 +174,7 @@ impl Merge {
             return;
         }
         // If there is no thread to be had, it is dropped here.
-        let _ = std::thread::Builder::new().name("migrt-dropper".to_owned()).spawn(move || {
+        let _ = crate::thread::start("migrt-dropper", move || {
             std::thread::sleep(A_LITTLE);
             census::clearing(|| drop(self));
         });
