@@ -220,7 +220,7 @@ impl Cluster {
             cpu_us: header
                 .map_or(0, |h| h.cpu_ns.load(std::sync::atomic::Ordering::Relaxed) / 1000),
             pins: body.map(migrate::pins::of).unwrap_or_default(),
-            last_move: body.and_then(|body| body.journey().arrival.clone()),
+            last_move: body.and_then(|body| body.any_journey()?.arrival.clone()),
         }
     }
 }

@@ -196,7 +196,7 @@ impl Cluster {
     fn round_installed(&self, from: NodeId, task: TaskId, epoch: Epoch, sections: u32) {
         let record = self.resident(task);
         let body = record.as_ref().and_then(|record| record.mobile());
-        if let Some(copying) = body.and_then(|body| body.journey().copying.clone())
+        if let Some(copying) = body.and_then(|body| body.any_journey()?.copying.clone())
             && (copying.target, copying.epoch) == (from, epoch)
         {
             copying.installed(sections);

@@ -269,7 +269,7 @@ impl Cluster {
     pub(crate) fn unwatch(&self, task: TaskId, slot: SlotId) {
         let record = self.resident(task);
         let body = record.as_ref().and_then(|record| record.mobile());
-        if let Some(copying) = body.and_then(|body| body.journey().copying.clone()) {
+        if let Some(copying) = body.and_then(|body| body.any_journey()?.copying.clone()) {
             copying.watch.forget(slot);
         }
     }

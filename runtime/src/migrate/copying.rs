@@ -12,6 +12,7 @@
 //! A page that is copied while the task writes it may come out torn: it is dirty then, and goes again
 //! (rule 1 of `migrt_iso::track`). Nobody reads it before the commit (rule 2 of the hand-off).
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -181,8 +182,11 @@ impl Copying {
             lingering().retain(|other| !std::ptr::eq(&raw const **other, self));
         }
         self.watch.close();
-        // Dropped here, which breaks the stream off if it was not finished.
-        let feed = self.work().feed.take();
+        // Dropped, which breaks the stream off if it was not finished.
+        let mut work = self.work();
+        work.is_called_off.store(work.feed.is_some(), Ordering::Relaxed);
+        let feed = work.feed.take();
+        drop(work);
         drop(feed);
     }
 

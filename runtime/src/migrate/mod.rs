@@ -185,7 +185,7 @@ fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bo
 
 /// No more rounds of a task that goes on here, or ends.
 pub(crate) fn end_rounds(body: &MobileBody) {
-    let copying = body.journey().copying.take();
+    let copying = body.any_journey().and_then(|mut journey| journey.copying.take());
     if let Some(copying) = copying {
         copying.close();
     }

@@ -6,6 +6,8 @@
 //! sent  − live ──> dead: cleared at the target by the last section
 //! ```
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use migrt_iso::{PAGE_LEN, SlotId, page};
@@ -73,6 +75,8 @@ pub(super) struct Work {
     pub(super) rounds: Rounds,
     pub(super) base: Base,
     pub(super) feed: Option<BulkFeed>,
+    /// The stream was broken off by this node, whose core knows why, or will in a moment.
+    pub(super) is_called_off: Arc<AtomicBool>,
     /// Written pages that the heap did not list as alive when they were last looked at.
     leftover: PageSet,
     sent: PageSet,
@@ -91,6 +95,7 @@ impl Work {
             rounds,
             base: Base::default(),
             feed: None,
+            is_called_off: Arc::default(),
             leftover: PageSet::new(),
             sent: PageSet::new(),
             copied: PageSet::new(),
@@ -277,9 +282,11 @@ impl Work {
             None => {
                 let mut header = Vec::new();
                 StreamHead::Pages(PageFrame::Section(section)).encode(&mut header);
-                let epoch = copying.epoch;
+                let (epoch, is_called_off) = (copying.epoch, self.is_called_off.clone());
                 let feed = cluster.open_bulk(copying.target, header, move |result| {
-                    if let Err(why) = result {
+                    if let Err(why) = result
+                        && !is_called_off.load(Ordering::Relaxed)
+                    {
                         cluster.tell(|core, now| core.ship_failed(now, task, epoch, &why));
                     }
                 });

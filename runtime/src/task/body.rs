@@ -3,7 +3,7 @@
 use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use migrt_proto::wire::{MoveRecord, Strategy};
@@ -86,6 +86,17 @@ impl Journey {
     }
 }
 
+/// What only a task has that has moved, or was asked to.
+#[derive(Debug, Default)]
+struct Travels {
+    /// Its last move: when it was frozen, why it was refused. Never held for long.
+    journey: Mutex<Journey>,
+    lacking: Mutex<Option<Arc<Lacking>>>,
+    doom: Mutex<Option<Doom>>,
+    /// What is on its way, kept as the base of its remains. Held while that is copied.
+    shipped: Mutex<Option<Arc<Base>>>,
+}
+
 /// The record's part of a mobile task.
 #[derive(Debug)]
 pub(crate) struct MobileBody {
@@ -98,16 +109,12 @@ pub(crate) struct MobileBody {
     /// Local tasks it started that have not ended.
     pub(crate) children: AtomicU32,
     ties: AtomicU32,
-    lacking: Mutex<Option<Arc<Lacking>>>,
-    doom: Mutex<Option<Doom>>,
-    /// Its last move: when it was frozen, why it was refused. Never held for long.
-    journey: Mutex<Journey>,
+    /// Most tasks never move, and there are many.
+    travels: OnceLock<Box<Travels>>,
     /// Held while arenas change owner (rule 1 of `adopted`).
     kin: Mutex<()>,
     /// The mobile task that started it, if it is a child.
     parent: Option<ParentPin>,
-    /// What is on its way, kept as the base of its remains. Held while that is copied.
-    shipped: Mutex<Option<Arc<Base>>>,
 }
 
 impl MobileBody {
@@ -126,12 +133,9 @@ impl MobileBody {
             cancel: AtomicBool::new(false),
             children: AtomicU32::new(0),
             ties: AtomicU32::new(0),
-            lacking: Mutex::default(),
-            doom: Mutex::default(),
-            journey: Mutex::default(),
+            travels: OnceLock::new(),
             kin: Mutex::default(),
             parent: None,
-            shipped: Mutex::default(),
         }
     }
 
@@ -227,6 +231,11 @@ impl MobileBody {
 }
 
 impl MobileBody {
+    /// Made when first needed; by the node, never by the task.
+    fn travels(&self) -> &Travels {
+        self.travels.get_or_init(Box::default)
+    }
+
     fn tie(&self, tie: u32, is_on: bool) {
         // SeqCst: who orders a move writes the order, then looks here; who unties looks for orders after.
         if is_on {
@@ -254,12 +263,12 @@ impl MobileBody {
     /// Pages of it are still on their way, or not any more.
     pub(crate) fn set_lacking(&self, lacking: Option<Arc<Lacking>>) {
         let is_on = lacking.is_some();
-        *self.lacking.lock().unwrap() = lacking;
+        *self.travels().lacking.lock().unwrap() = lacking;
         self.tie(tie::LACKING, is_on);
     }
 
     pub(crate) fn lacking(&self) -> Option<Arc<Lacking>> {
-        self.lacking.lock().unwrap().clone()
+        self.travels.get()?.lacking.lock().unwrap().clone()
     }
 
     pub(crate) fn is_lacking(&self) -> bool {
@@ -286,7 +295,7 @@ impl MobileBody {
 
     /// It is to end where it is; the first reason counts.
     pub(crate) fn set_doom(&self, doom: Doom) {
-        self.doom.lock().unwrap().get_or_insert(doom);
+        self.travels().doom.lock().unwrap().get_or_insert(doom);
         self.tie(tie::DOOMED, true);
         if let Some(header) = self.header() {
             safepoint::ask(header);
@@ -294,34 +303,39 @@ impl MobileBody {
     }
 
     pub(crate) fn doom(&self) -> Option<Doom> {
-        if self.is_tied_by(tie::DOOMED) { self.doom.lock().unwrap().clone() } else { None }
+        self.travels.get()?.doom.lock().unwrap().clone()
     }
 
     /// It came here by this move.
     pub(crate) fn set_arrival(&self, record: MoveRecord) {
-        self.journey.lock().unwrap().arrival = Some(Box::new(record));
+        self.journey().arrival = Some(Box::new(record));
     }
 
     pub(crate) fn frozen_at(&self, when: Instant) {
-        self.journey.lock().unwrap().frozen_at = Some(when);
+        self.journey().frozen_at = Some(when);
     }
 
     /// The state of its last move from here.
     pub(crate) fn journey(&self) -> MutexGuard<'_, Journey> {
-        self.journey.lock().unwrap()
+        self.travels().journey.lock().unwrap()
+    }
+
+    /// The same, if it ever was to move.
+    pub(crate) fn any_journey(&self) -> Option<MutexGuard<'_, Journey>> {
+        Some(self.travels.get()?.journey.lock().unwrap())
     }
 
     /// What is on its way. Not to be asked for by a thread that others wait for.
     pub(crate) fn shipped(&self) -> MutexGuard<'_, Option<Arc<Base>>> {
-        self.shipped.lock().unwrap()
+        self.travels().shipped.lock().unwrap()
     }
 
     pub(crate) fn set_refusal(&self, why: String) {
-        self.journey.lock().unwrap().refusal = Some(why);
+        self.journey().refusal = Some(why);
     }
 
     pub(crate) fn take_refusal(&self) -> Option<String> {
-        self.journey.lock().unwrap().refusal.take()
+        self.any_journey()?.refusal.take()
     }
 }
 

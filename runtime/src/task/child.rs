@@ -184,7 +184,7 @@ fn reserve(worker: &Worker, parent: &TaskRef) -> Option<&'static Header> {
     let owner = parent.mobile().expect("a mobile task");
     // What is being copied keeps its arenas: one that left and came back would be another, with the
     // same slot.
-    let is_copied = owner.journey().copying.is_some();
+    let is_copied = owner.any_journey().is_some_and(|journey| journey.copying.is_some());
     let spare = if is_copied {
         None
     } else {

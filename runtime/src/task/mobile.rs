@@ -27,7 +27,7 @@ use super::record::TaskRef;
 use super::stack::GUARD_LEN;
 use super::state::Park;
 use super::tls::TlsLayout;
-use super::{adopted, child, dtors, fd_table, retire, tls, unusual};
+use super::{adopted, child, dtors, fd_table, retire, scrub, tls, unusual};
 use crate::clock::Charge;
 use crate::entry::{self, Entry};
 use crate::error::JoinError;
@@ -385,6 +385,8 @@ pub(super) fn end(worker: &Worker, task: TaskRef) {
         body.clear_header();
         drop(kin);
         let slot = header.slot;
+        // SAFETY: the task has returned; nothing on its stack is needed any more.
+        unsafe { scrub::dead_stack(header.layout().stack_low(), header.root_sp.get()) };
         // SAFETY: the task has returned, nothing of its heap is alive.
         unsafe { header.prefix.destroy_arena() };
         if body.epoch.load(Ordering::Relaxed) > Epoch::FIRST.0 {

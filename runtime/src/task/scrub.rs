@@ -60,3 +60,51 @@ pub(crate) fn below<const LEN: usize>() {
         );
     }
 }
+
+/// So much of a page's lower end tells whether the stack went on below it.
+const TELLING: usize = 512;
+
+/// Clears what a task that has ended has left on its stack, below `top`: the frames of the slot's next
+/// task have words that nothing has written yet, and would show its predecessor's.
+///
+/// Goes down page by page as long as there is something near their lower ends, so no page is touched
+/// that the task did not touch, but perhaps one. Where a frame had a hole of so many bytes there,
+/// words may be left.
+///
+/// # Safety
+/// `low..top` is a stack that nobody runs on, and nothing on it is needed any more.
+pub(crate) unsafe fn dead_stack(low: usize, top: usize) {
+    let mut end = top & !15;
+    while end > low {
+        let start = ((end - 1) & !(migrt_iso::PAGE_LEN - 1)).max(low);
+        let telling = (end - start).min(TELLING) / 8;
+        // SAFETY: whole words of the dead stack (the caller's promise).
+        let words = unsafe { std::slice::from_raw_parts(start as *const u64, telling) };
+        let goes_on = words.iter().any(|&word| word != 0);
+        // SAFETY: as above; the words are not looked at any more.
+        unsafe { (start as *mut u8).write_bytes(0, end - start) };
+        if !goes_on {
+            return;
+        }
+        end = start;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_dead_stack_is_cleared_as_far_as_it_was_used() {
+        const PAGE: usize = migrt_iso::PAGE_LEN;
+        let mut stack = vec![0_u64; 5 * PAGE / 8];
+        let low = (stack.as_ptr() as usize).next_multiple_of(PAGE);
+        let first = (low - stack.as_ptr() as usize) / 8;
+        let words = PAGE / 8;
+        // The fourth page and the third are used to their ends, the second in part, the first not.
+        stack[first + words + 100..first + 4 * words].fill(7);
+        stack[first + 3] = 9;
+        // SAFETY: four pages of the vector's own.
+        unsafe { super::dead_stack(low, low + 4 * PAGE) };
+        assert!(stack[first + words..first + 4 * words].iter().all(|&word| word == 0));
+        assert_eq!(stack[first + 3], 9, "a page that was not used is left alone");
+    }
+}

@@ -84,8 +84,8 @@ pub(crate) struct Resident {
     pub(crate) tried: Epoch,
     /// It shall stop; told to the driver when it runs here again.
     pub(crate) cancel: bool,
-    /// Who waits for the answer to the move under way.
-    pub(crate) asker: Option<Asker>,
+    /// Who waits for the answer to the move under way. Boxed: of very many tasks few move at a time.
+    pub(crate) asker: Option<Box<Asker>>,
     /// Who has those of its pages that are not here (rules 12 to 14).
     pub(crate) lacking: Option<Place>,
     pub(crate) state: State,

@@ -18,7 +18,7 @@ impl Handoff {
     /// Source, rule 12. Whoever asked for the move is answered: the task is there.
     pub(super) fn serve(&mut self, cx: &mut Cx<'_>, task: TaskId, target: Place, epoch: Epoch) {
         let asker = self.resident(task).and_then(|resident| resident.asker.take());
-        answer(cx, task, asker, Ok(target.node));
+        answer(cx, task, asker.map(|asker| *asker), Ok(target.node));
         self.tasks.insert(task, Presence::Serving(Serving { target, epoch }));
         cx.out.act(Action::Serve { task, epoch, to: target.node });
     }

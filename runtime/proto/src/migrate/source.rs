@@ -36,7 +36,7 @@ impl Handoff {
         let epoch = resident.tried.next();
         resident.tried = epoch;
         resident.state = State::Ordered { target: place, epoch, copying: false };
-        resident.asker = asker;
+        resident.asker = asker.map(Box::new);
         let strategy = strategy.bounded();
         cx.out.act(Action::Freeze { task, target, epoch, strategy });
         Ok(())
@@ -268,7 +268,7 @@ impl Handoff {
         result: Result<NodeId, Refusal>,
     ) {
         let asker = self.resident(task).and_then(|resident| resident.asker.take());
-        answer(cx, task, asker, result);
+        answer(cx, task, asker.map(|asker| *asker), result);
         self.tasks.remove(&task);
         cx.out.act(Action::ReleaseSource { task, epoch, to });
     }
@@ -283,7 +283,7 @@ impl Resident {
             cx.out.frame(target.node, Frame::Abort { task, epoch });
         }
         self.state = State::Running;
-        answer(cx, task, self.asker.take(), Err(why));
+        answer(cx, task, self.asker.take().map(|asker| *asker), Err(why));
     }
 
     /// The frozen task runs on here in `epoch`.
@@ -292,7 +292,7 @@ impl Resident {
         self.epoch = epoch;
         self.tried = self.tried.max(epoch);
         let asker = self.asker.take();
-        answer(cx, task, asker, Err(why.clone()));
+        answer(cx, task, asker.map(|asker| *asker), Err(why.clone()));
         if cx.fault != Fault::ForgetResume {
             cx.out.act(Action::ResumeHere { task, epoch, why });
         }
