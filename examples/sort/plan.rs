@@ -13,7 +13,7 @@ use crate::format::Format;
 /// A part or a bucket of an input that is not large.
 const BUCKET_LEN: u64 = 512 << 10;
 /// The length of a piece in a large input.
-const PIECE_LEN: u64 = 2 << 10;
+const PIECE_LEN: u64 = 1 << 10;
 /// Below this a task costs more than its work.
 const BUCKET_LEN_MIN: u64 = 32 << 10;
 /// Longer ones could not be addressed within by 32 bits.

@@ -7,8 +7,10 @@ use migrt_proto::wire::ShipSlot;
 use super::remains::Merge;
 use crate::task::header::Layout;
 
-/// Pages at once from which on memory is made present beforehand.
-const POPULATE_LEN: usize = 16 * PAGE_LEN;
+/// Runs of so many pages are made present before they are written, so many at a time: one call costs
+/// less than a fault for each.
+const POPULATE_MIN: usize = 4 * PAGE_LEN;
+const POPULATE_MAX: usize = 64 * PAGE_LEN;
 
 /// Where the pages of one section go: a cursor over its runs.
 #[derive(Debug)]
@@ -16,12 +18,14 @@ pub(crate) struct Installer {
     /// `(address, bytes left)` of each run, in order.
     runs: Vec<(usize, usize)>,
     at: usize,
+    /// Up to here the run that is being written was made present.
+    present_to: usize,
 }
 
 impl Installer {
     /// Checks that each run lies within its slot; the slots themselves are the caller's already.
     pub(crate) fn new(task_slot: Option<SlotRef>, slots: &[ShipSlot]) -> Result<Installer, String> {
-        Ok(Installer { runs: addresses(task_slot, slots)?, at: 0 })
+        Ok(Installer { runs: addresses(task_slot, slots)?, at: 0, present_to: 0 })
     }
 
     /// Writes the next bytes to where they belong, or merges them with what the task has left here; how
@@ -35,7 +39,13 @@ impl Installer {
             let len = rest.len().min(*left);
             match &mut merge {
                 Some(merge) => merge.add(*addr, &rest[..len]),
-                None => install(*addr, &rest[..len]),
+                None => {
+                    let is_ready = (*addr..=self.present_to).contains(&(*addr + len));
+                    if !is_ready && *left >= POPULATE_MIN {
+                        self.present_to = populate(*addr, len, *left);
+                    }
+                    install(*addr, &rest[..len]);
+                }
             }
             *addr += len;
             *left -= len;
@@ -106,14 +116,18 @@ fn addresses(
     Ok(runs)
 }
 
+/// Makes the pages of the next `len` bytes present, and some of the `left` that follow in the run; up
+/// to where.
+fn populate(addr: usize, len: usize, left: usize) -> usize {
+    let from = addr & !(PAGE_LEN - 1);
+    let to = (addr + left.min(len.max(POPULATE_MAX))).next_multiple_of(PAGE_LEN);
+    // SAFETY: the pages are within a slot that is this node's (I3, checked in `addresses`).
+    unsafe { page::populate_write(from, to - from) };
+    to
+}
+
 /// Writes bytes to pages that are this node's and nobody else's yet.
 fn install(addr: usize, bytes: &[u8]) {
-    if bytes.len() >= POPULATE_LEN {
-        let from = addr & !(PAGE_LEN - 1);
-        let len = (addr + bytes.len() - from).next_multiple_of(PAGE_LEN);
-        // SAFETY: the pages are within a slot that is this node's (I3, checked in `addresses`).
-        unsafe { page::populate_write(from, len) };
-    }
-    // SAFETY: as above; the task does not run and nobody else knows these pages.
+    // SAFETY: the pages are within a slot that is this node's (I3, checked in `addresses`); the task does not run and nobody else knows these pages.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), addr as *mut u8, bytes.len()) };
 }

@@ -276,7 +276,7 @@ impl Work {
     ) -> Result<(), String> {
         let feed = match &self.feed {
             Some(feed) => {
-                parts.0.insert(0, head_of(section));
+                parts.list.insert(0, head_of(section));
                 feed
             }
             None => {
@@ -293,7 +293,7 @@ impl Work {
                 self.feed.insert(feed.ok_or("this node is alone")?)
             }
         };
-        drop(feed.push(parts.0));
+        drop(feed.push(parts.list));
         Ok(())
     }
 }

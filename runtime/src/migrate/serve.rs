@@ -106,7 +106,7 @@ pub(super) fn ship(
     let (mut split, mut base, mut parts);
     loop {
         split = head::split(header);
-        (base, parts) = (Base::default(), Parts::default());
+        (base, parts) = (Base::default(), Parts::lent());
         let page_count = split.head.len() + split.missing.len();
         base.reserve(page_count as usize * PAGE_LEN).ok_or(NO_SLOT)?;
         copy(&mut base, &by_slot(&split.slots, &split.head), &mut parts).ok_or(NO_SLOT)?;
@@ -174,7 +174,7 @@ pub(super) fn ship(
         drop(serving.close());
         return Err("this node is alone".to_owned());
     };
-    drop(feed.push(parts.0));
+    drop(feed.push(parts.list));
     state.pusher = Some(feed);
     drop(state);
     if is_threaded {
@@ -342,7 +342,7 @@ impl Serving {
             false => SectionKind::Push { chunk: chunk.id },
         };
         let section = self.section(kind, &pages, &zero);
-        let mut parts = Parts::default();
+        let mut parts = Parts::lent();
         copy(&mut state.base, &section.slots, &mut parts).expect("slots were taken beforehand");
         if let Some(hit) = state.check(header, &self.slots, &pages) {
             return self.tell_hit(state, hit);
@@ -374,23 +374,23 @@ impl Serving {
         let kind = SectionKind::Push { chunk: ChunkId(u64::MAX) };
         let none = PageSet::new();
         let section = Section { extra: hit.into_bytes(), ..self.section(kind, &none, &none) };
-        self.write(state, section, Parts::default(), true);
+        self.write(state, section, Parts::lent(), true);
     }
 
     /// Sends a section on its stream, which is opened if need be.
     fn write(&self, state: &mut State, section: Section, mut parts: Parts, by_demand: bool) {
         let feed = if by_demand { &state.answers } else { &state.pusher };
         if let Some(feed) = feed {
-            parts.0.insert(0, head_of(section));
-            return drop(feed.push(parts.0));
+            parts.list.insert(0, head_of(section));
+            return drop(feed.push(parts.list));
         }
         let mut start = Vec::new();
         StreamHead::Pages(PageFrame::Section(section)).encode(&mut start);
         let feed = self.open(state, start, by_demand);
         if let Some(feed) = &feed
-            && !parts.0.is_empty()
+            && !parts.list.is_empty()
         {
-            drop(feed.push(parts.0));
+            drop(feed.push(parts.list));
         }
         if by_demand {
             state.answers = feed;

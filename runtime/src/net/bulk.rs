@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use quinn::{ReadError, SendStream, StoppedError, VarInt, WriteError};
 
 use super::fault::describe;
@@ -26,14 +27,19 @@ pub type BulkDone = Box<dyn FnOnce(Result<(), String>) + Send>;
 pub enum Part {
     /// Given away: sent without another copy.
     Owned(Vec<u8>),
-    /// Kept unchanged by its owner until the value is dropped: copied once, piece by piece, as the
-    /// peer takes it.
+    /// Kept unchanged by its owner until it was written: copied once, piece by piece, as the peer takes
+    /// it.
     Shared(Box<dyn AsRef<[u8]> + Send + Sync>),
+    /// Kept unchanged by its owner until the value is dropped, which is when the peer's transport has
+    /// acknowledged it or the stream was broken off: sent without another copy.
+    Lent(Bytes),
 }
 
 /// Parts up to this long are gathered into one write.
 const GATHER_PART_MAX: usize = 16 << 10;
 const GATHER_MAX: usize = 64 << 10;
+/// Bytes of a long part that are written at a time.
+const WRITE_LEN: usize = 64 << 10;
 
 const STOP_REFUSED: VarInt = VarInt::from_u32(1);
 
@@ -42,6 +48,7 @@ impl Part {
         match self {
             Self::Owned(bytes) => bytes,
             Self::Shared(owner) => (**owner).as_ref(),
+            Self::Lent(bytes) => bytes,
         }
     }
 }
@@ -154,7 +161,14 @@ async fn write_gathered(
         }
         match part {
             Part::Owned(bytes) => stream.write_chunk(bytes.into()).await?,
-            Part::Shared(owner) => stream.write_all((*owner).as_ref()).await?,
+            Part::Lent(bytes) => stream.write_chunk(bytes).await?,
+            // Each write is copied to a block of its length at most: those of one length are used
+            // again and again, while longer ones would be new memory each time.
+            Part::Shared(owner) => {
+                for piece in (*owner).as_ref().chunks(WRITE_LEN) {
+                    stream.write_all(piece).await?;
+                }
+            }
         }
     }
     if !gathered.is_empty() {

@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use migrt_iso::{PAGE_LEN, REGION_BASE, SlotClass, SlotId, page, pool};
 use migrt_proto::transfer::{Page, Run};
 use migrt_proto::wire::ShipSlot;
@@ -55,7 +56,7 @@ impl Base {
     /// `None`: this node has no slot left for the copy.
     pub(crate) fn copy(list: &[ShipSlot]) -> Option<(Base, Vec<Part>)> {
         let mut base = Base::default();
-        let mut parts = Parts::default();
+        let mut parts = Parts::lent();
         let count: usize = list.iter().flat_map(|s| &s.runs).map(|run| run.count as usize).sum();
         let mut pages = Vec::with_capacity(count);
         for item in list {
@@ -67,7 +68,7 @@ impl Base {
             }
         }
         base.pages = pages.into_iter().collect();
-        Some((base, parts.0))
+        Some((base, parts.list))
     }
 
     /// Copies a run of pages, over the copies that were made of them before, and appends it to
@@ -130,8 +131,9 @@ impl Base {
         Some(())
     }
 
-    /// Another version of a page.
+    /// Another version of a page. Nothing of this base is on its way.
     pub(crate) fn put(&mut self, page: Page, bytes: &[u8; PAGE_LEN]) -> Option<()> {
+        debug_assert!(self.slots.iter().all(|slot| Arc::strong_count(slot) == 1), "copies are lent");
         let copy = match self.pages.get(&page) {
             Some(&copy) => addr_of(copy),
             None => {
@@ -288,11 +290,24 @@ pub(crate) fn is_copies(slot: SlotId) -> bool {
 
 /// Copied pages, in the order in which they are sent.
 #[derive(Debug, Default)]
-pub(crate) struct Parts(pub(crate) Vec<Part>);
+pub(crate) struct Parts {
+    pub(crate) list: Vec<Part>,
+    /// The copies stay as they are until the peer has them (see [`Base::put`]).
+    is_lent: bool,
+}
 
 impl Parts {
+    /// Of copies that no later round overwrites.
+    pub(crate) fn lent() -> Parts {
+        Parts { list: Vec::new(), is_lent: true }
+    }
+
     fn add(&mut self, slot: Arc<CopySlot>, addr: usize, len: usize) {
-        self.0.push(Part::Shared(Box::new(CopyPart { slot, addr, len })));
+        let part = CopyPart { slot, addr, len };
+        self.list.push(match self.is_lent {
+            true => Part::Lent(Bytes::from_owner(part)),
+            false => Part::Shared(Box::new(part)),
+        });
     }
 }
 
@@ -307,7 +322,7 @@ impl AsRef<[u8]> for CopyPart {
     fn as_ref(&self) -> &[u8] {
         debug_assert!(self.slot.id.contains(self.addr));
         // SAFETY: the slot is kept by this value and was filled there; copies are overwritten only
-        // after they were sent (see `Base::add`).
+        // after they were sent (see `Base::add`), or while no part of their slot is left (`Base::put`).
         unsafe { std::slice::from_raw_parts(self.addr as *const u8, self.len) }
     }
 }
