@@ -133,7 +133,10 @@ impl Base {
 
     /// Another version of a page. Nothing of this base is on its way.
     pub(crate) fn put(&mut self, page: Page, bytes: &[u8; PAGE_LEN]) -> Option<()> {
-        debug_assert!(self.slots.iter().all(|slot| Arc::strong_count(slot) == 1), "copies are lent");
+        debug_assert!(
+            self.slots.iter().all(|slot| Arc::strong_count(slot) == 1),
+            "copies are lent"
+        );
         let copy = match self.pages.get(&page) {
             Some(&copy) => addr_of(copy),
             None => {

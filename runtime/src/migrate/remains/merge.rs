@@ -42,7 +42,7 @@ const PAGE_WORDS: usize = PAGE_LEN / 8;
 const COUNT_MAX: usize = 1 << 24;
 
 type PageBytes = [u8; PAGE_LEN];
-const ZEROS: PageBytes = [0; PAGE_LEN];
+static ZEROS: PageBytes = [0; PAGE_LEN];
 
 /// The arriving pages of a task that has remains here.
 #[derive(Debug)]
@@ -54,8 +54,8 @@ pub(crate) struct Merge {
     before: BTreeMap<Page, Box<PageBytes>>,
     /// Pages of the base that have not come: zero, unless they come yet.
     absent: BTreeSet<Page>,
-    /// The page that is coming, and how much of it has.
-    partial: (usize, Vec<u8>),
+    /// The page that is coming, as far as it has.
+    partial: Vec<u8>,
     /// Heads of the lists of remote frees: of the task's heap and of those it had adopted, ascending.
     frees: Vec<usize>,
     /// Words that both sides have changed.
@@ -99,7 +99,7 @@ impl Merge {
         let version =
             Arc::try_unwrap(base).expect("a base has one owner once its task is elsewhere");
         let absent = version.pages().map(number_of).collect();
-        let (before, partial) = (BTreeMap::new(), (0, Vec::with_capacity(PAGE_LEN)));
+        let (before, partial) = (BTreeMap::new(), Vec::with_capacity(PAGE_LEN));
         let frees = remote_lists(&kept.slots);
         Merge { kept, version, before, absent, partial, frees, conflict: None }
     }
@@ -118,12 +118,12 @@ impl Merge {
             if let Ok(whole) = now.try_into() {
                 self.page(page, whole);
             } else {
-                self.partial.0 = page;
-                self.partial.1.extend_from_slice(now);
-                if self.partial.1.len() == PAGE_LEN {
-                    let whole: PageBytes =
-                        std::mem::take(&mut self.partial.1).try_into().expect("a page's length");
-                    self.page(page, &whole);
+                self.partial.extend_from_slice(now);
+                if self.partial.len() == PAGE_LEN {
+                    let mut whole = std::mem::take(&mut self.partial);
+                    self.page(page, whole[..].try_into().expect("a page's length"));
+                    whole.clear();
+                    self.partial = whole;
                 }
             }
             addr += len;
@@ -184,18 +184,21 @@ impl Merge {
         let number = number_of(page);
         self.absent.remove(&number);
         let version = self.version(page);
-        if task == &version {
+        if task == version {
             return;
         }
-        self.before.entry(number).or_insert_with(|| Box::new(version));
+        if !self.before.contains_key(&number) {
+            let version = Box::new(*version);
+            self.before.insert(number, version);
+        }
         self.merge(page, task);
     }
 
-    fn version(&self, page: usize) -> PageBytes {
+    fn version(&self, page: usize) -> &PageBytes {
         match self.version.page(page) {
-            // SAFETY: a copy of a page, in a slot of the base.
-            Some(copy) => unsafe { *(copy as *const PageBytes) },
-            None => ZEROS,
+            // SAFETY: a copy of a page, in a slot of the base, which is written by `put` alone.
+            Some(copy) => unsafe { &*(copy as *const PageBytes) },
+            None => &ZEROS,
         }
     }
 
@@ -203,12 +206,12 @@ impl Merge {
     /// left out if the node has changed it too: the node's frees are carried out then, and blocks
     /// freed from afar at the last moment elsewhere stay allocated.
     fn merge(&mut self, page: usize, task: &PageBytes) {
-        let version = self.version(page);
+        let (version, mut conflict) = (self.version(page), None);
         for at in 0..PAGE_WORDS {
             let word = |bytes: &PageBytes| {
                 usize::from_ne_bytes(bytes[at * 8..at * 8 + 8].try_into().expect("8 bytes"))
             };
-            let (base, task) = (word(&version), word(task));
+            let (base, task) = (word(version), word(task));
             if task == base {
                 continue;
             }
@@ -227,10 +230,11 @@ impl Merge {
                     place.fetch_add(by, Ordering::Relaxed);
                 }
                 Verdict::Conflict => {
-                    self.conflict.get_or_insert(addr);
+                    conflict.get_or_insert(addr);
                 }
             }
         }
+        self.conflict = self.conflict.or(conflict);
         if self.version.put(number_of(page), task).is_none() {
             // No slot for the copy of a page that was zero: it cannot be undone, so it must not be.
             self.conflict.get_or_insert(page);

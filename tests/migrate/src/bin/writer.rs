@@ -143,11 +143,9 @@ fn main() -> migrt::Result<()> {
             max_rounds: 12,
             hold_back: true,
         },
-        "pre-patient" => Strategy::PreCopy {
-            max_pause: Duration::from_secs(1),
-            max_rounds: 12,
-            hold_back: true,
-        },
+        "pre-patient" => {
+            Strategy::PreCopy { max_pause: Duration::from_secs(1), max_rounds: 12, hold_back: true }
+        }
         "pre-all" => Strategy::PreCopy {
             max_pause: Duration::from_millis(1),
             max_rounds: 12,
