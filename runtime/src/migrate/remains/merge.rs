@@ -183,30 +183,19 @@ impl Merge {
     fn page(&mut self, page: usize, task: &PageBytes) {
         let number = number_of(page);
         self.absent.remove(&number);
-        let version = self.version(page);
+        let version = bytes_of(&self.version, page);
         if task == version {
             return;
         }
-        if !self.before.contains_key(&number) {
-            let version = Box::new(*version);
-            self.before.insert(number, version);
-        }
+        self.before.entry(number).or_insert_with(|| Box::new(*version));
         self.merge(page, task);
-    }
-
-    fn version(&self, page: usize) -> &PageBytes {
-        match self.version.page(page) {
-            // SAFETY: a copy of a page, in a slot of the base, which is written by `put` alone.
-            Some(copy) => unsafe { &*(copy as *const PageBytes) },
-            None => &ZEROS,
-        }
     }
 
     /// Brings `page` from its last version to the task's. The head of a list of remote frees is
     /// left out if the node has changed it too: the node's frees are carried out then, and blocks
     /// freed from afar at the last moment elsewhere stay allocated.
     fn merge(&mut self, page: usize, task: &PageBytes) {
-        let (version, mut conflict) = (self.version(page), None);
+        let (version, mut conflict) = (bytes_of(&self.version, page), None);
         for at in 0..PAGE_WORDS {
             let word = |bytes: &PageBytes| {
                 usize::from_ne_bytes(bytes[at * 8..at * 8 + 8].try_into().expect("8 bytes"))
@@ -262,6 +251,15 @@ impl Merge {
              left (the word at {addr:#x}{part}); fill that static before tasks use it (migrt::warm!), \
              or move the task to another node"
         )
+    }
+}
+
+/// A page as a base has it.
+fn bytes_of(base: &Base, page: usize) -> &PageBytes {
+    match base.page(page) {
+        // SAFETY: a copy of a page, in a slot of the base, which is written by `put` alone.
+        Some(copy) => unsafe { &*(copy as *const PageBytes) },
+        None => &ZEROS,
     }
 }
 
