@@ -1,0 +1,31 @@
+//! Threads of the runtime.
+//!
+//! None may end by a panic: others wait for what it held, or for what it was to do next. The process
+//! ends instead, with a message, and the other nodes report what ran there as lost. (A panic of a
+//! task's own code ends at the task's foot and never comes here.)
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{Builder, JoinHandle};
+
+/// Starts a thread that runs `run`, with a name of at most 15 bytes, as the kernel shows it.
+///
+/// # Errors
+/// The system has no thread left.
+pub(crate) fn start<T: Send + 'static>(
+    name: impl Into<String>,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let name = name.into();
+    let shown = name.clone();
+    Builder::new().name(name).spawn(move || {
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            // The hook has printed the message.
+            eprintln!(
+                "migrt: thread {shown} panicked, which is an error of migrt itself; this node \
+                 stops, and what ran here is lost"
+            );
+            std::process::abort()
+        })
+    })
+}
