@@ -36,7 +36,7 @@ pub struct Options {
     #[arg(long, default_value = "5ms")]
     move_every: String,
     /// Runs of each kind.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     runs: usize,
 }
 

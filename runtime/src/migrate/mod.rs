@@ -22,6 +22,7 @@ pub(crate) mod copying;
 #[expect(unsafe_code, reason = "handles signals, and waits for pages")]
 pub(crate) mod fault;
 pub(crate) mod follow;
+mod gate;
 #[expect(unsafe_code, reason = "reads the stacks of frozen tasks")]
 mod head;
 #[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
@@ -76,7 +77,7 @@ pub(crate) fn order(task: TaskRef, target: NodeId, epoch: Epoch, strategy: Strat
     fail::point("source.ordered");
     let body = mobile(&task);
     let since = Instant::now();
-    body.journey().order = Some(Order { epoch, strategy, since });
+    body.journey().order = Some(Order { to: target, epoch, strategy, since });
     body.ask_move(target.0);
     if !body.may_leave() {
         // Pages of it are on their way here, all of them: it goes when they have come (`untied`).
@@ -141,6 +142,9 @@ fn leave(task: TaskRef) {
         if copying.is_none() && begin_rounds(cluster, &task, NodeId(target)) {
             return stay(task);
         }
+        if !gate::enter(&task, NodeId(target), copying.is_some()) {
+            return stay(task);
+        }
         checked = check_words(body, copying.as_deref());
     }
     match checked {
@@ -156,6 +160,8 @@ fn leave(task: TaskRef) {
             cluster.metrics.refused();
             tracing::debug!(task = %body.id, target, %why, "a move is refused");
             body.set_refusal(why.to_string());
+            body.journey().order = None;
+            gate::left(body.id);
             // The core first: the stream of the rounds is about to break, and that is not the reason;
             // and the task may order its next move as soon as it goes on.
             cluster.tell(|core, now| core.freeze_failed(now, body.id, why));
@@ -283,6 +289,8 @@ fn give_up(cluster: &Cluster, body: &MobileBody, epoch: Epoch, why: &Refusal) {
     body.set_refusal(why.to_string());
     body.epoch.store(epoch.0, Ordering::Relaxed);
     cluster.metrics.refused();
+    body.journey().order = None;
+    gate::left(body.id);
     end_rounds(body);
     let serving = body.journey().serving.take();
     drop(serving.map(|serving| serving.close()));
@@ -297,6 +305,7 @@ pub(crate) fn release(cluster: &Cluster, task: &TaskRef, to: NodeId) {
 fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
     let body = mobile(task);
     fail::point("source.acked");
+    gate::left(body.id);
     cluster.metrics.left();
     tracing::debug!(task = %body.id, to = to.0, "left");
     if let Some(header) = body.header() {

@@ -26,6 +26,7 @@ use migrt_proto::wire::{ShipSlot, StreamHead};
 use migrt_proto::{Epoch, NodeId, TaskId};
 
 use super::audit::{self, Suspects};
+use super::gate;
 use super::head::{self, Split};
 use super::remains::{Base, Parts, addr_of, number_of};
 use super::rounds::{by_slot, head_of};
@@ -254,6 +255,7 @@ impl Serving {
 
     /// The task runs at the target.
     pub(crate) fn begin(&self) {
+        gate::left(self.task);
         self.acked(&[]);
     }
 

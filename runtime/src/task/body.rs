@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use migrt_proto::wire::{MoveRecord, Strategy};
-use migrt_proto::{EntryId, Epoch, TaskId};
+use migrt_proto::{EntryId, Epoch, NodeId, TaskId};
 
 use super::adopted;
 use super::header::Header;
@@ -36,6 +36,7 @@ pub(crate) struct Call {
 /// How a move was ordered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Order {
+    pub(crate) to: NodeId,
     pub(crate) epoch: Epoch,
     pub(crate) strategy: Strategy,
     pub(crate) since: Instant,

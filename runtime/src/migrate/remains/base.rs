@@ -131,14 +131,12 @@ impl Base {
         Some(())
     }
 
-    /// Another version of a page. Nothing of this base is on its way.
+    /// Another version of a page. The one before stays where it is if the wire may read it once more:
+    /// the task can be back before all that was sent is acknowledged.
     pub(crate) fn put(&mut self, page: Page, bytes: &[u8; PAGE_LEN]) -> Option<()> {
-        debug_assert!(
-            self.slots.iter().all(|slot| Arc::strong_count(slot) == 1),
-            "copies are lent"
-        );
-        let copy = match self.pages.get(&page) {
-            Some(&copy) => addr_of(copy),
+        let known = self.pages.get(&page).map(|&copy| addr_of(copy));
+        let copy = match known.filter(|&copy| !self.is_lent(copy)) {
+            Some(copy) => copy,
             None => {
                 if self.room.is_empty() {
                     self.more_room(PAGE_LEN * 16)?;
@@ -151,9 +149,16 @@ impl Base {
                 copy
             }
         };
-        // SAFETY: `bytes` is no part of a copy, and the copy is read by nobody now.
+        // SAFETY: `bytes` is no part of a copy, and the copy is read by nobody now: no part of its
+        // slot is lent, or it lies where nothing was yet.
         unsafe { copy_bytes(bytes.as_ptr() as usize, copy, PAGE_LEN) };
         Some(())
+    }
+
+    /// Whether parts that lie in the slot of a copy are on the wire.
+    fn is_lent(&mut self, copy: usize) -> bool {
+        let slot = self.slots.iter_mut().find(|slot| slot.id.contains(copy));
+        Arc::get_mut(slot.expect("copies lie in the base's slots")).is_none()
     }
 
     /// Copies pages that have no copy yet; `pages` notes where.
