@@ -33,7 +33,7 @@ pub struct Options {
     #[arg(long, default_value_t = 256)]
     mib: u64,
     /// How often a random task is moved.
-    #[arg(long, default_value = "5ms")]
+    #[arg(long, default_value = "4ms")]
     move_every: String,
     /// Runs of each kind.
     #[arg(long, default_value_t = 5)]
