@@ -7,7 +7,7 @@
 //! the others          serve until node 0 says that the program is over
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -66,6 +66,13 @@ pub(crate) fn is_running() -> bool {
 impl Node {
     pub(crate) fn exec(&self) -> &Exec {
         &self.exec
+    }
+
+    /// A thread that the end of the node waits for, unless it has begun.
+    pub(crate) fn keep_thread(&self, thread: JoinHandle<()>) {
+        if let Ok(mut threads) = self.threads.try_lock() {
+            threads.push(thread);
+        }
     }
 }
 
@@ -186,10 +193,13 @@ fn prepare_process(config: &Config, identity: Option<&Identity>) -> Result<()> {
     Ok(())
 }
 
+/// Spares at most: tasks that were out of their faults and then came to wait for a lock, all at once.
+const SPARE_COUNT: usize = 32;
+
 fn start_workers(config: Config) -> Result<&'static Node> {
-    // The last one is the spare's.
-    let deques: Vec<_> =
-        (0..=config.workers).map(|_| crossbeam_deque::Worker::<TaskRef>::new_fifo()).collect();
+    let count = config.workers + SPARE_COUNT;
+    let mut deques: Vec<_> =
+        (0..count).map(|_| crossbeam_deque::Worker::<TaskRef>::new_fifo()).collect();
     let shared = deques
         .iter()
         .map(|deque| Shared {
@@ -199,15 +209,19 @@ fn start_workers(config: Config) -> Result<&'static Node> {
             running: Default::default(),
         })
         .collect();
+    let workers = config.workers;
+    let mut spares = deques.split_off(workers);
+    spares.reverse();
     let exec = Exec {
         injector: crossbeam_deque::Injector::new(),
         woken: crossbeam_queue::SegQueue::new(),
         shared,
-        idle: Idle::new(config.workers),
+        active: AtomicUsize::new(workers),
+        spares: Mutex::new(spares),
+        idle: Idle::new(workers),
         timers: Timers::new(),
         stop: AtomicBool::new(false),
     };
-    let workers = config.workers;
     let cluster = Cluster::new(&config);
     let node = Node { config, exec, cluster, threads: Mutex::new(Vec::new()) };
     assert!(NODE.set(node).is_ok(), "STARTED lets one caller through");
@@ -217,8 +231,7 @@ fn start_workers(config: Config) -> Result<&'static Node> {
     for (index, deque) in deques.into_iter().enumerate() {
         let exec = &node.exec;
         let thread = crate::thread::start(format!("migrt-worker-{index}"), move || {
-            let worker = Worker::new(exec, index, deque);
-            if index < workers { worker.run() } else { worker.run_as_spare() }
+            Worker::new(exec, index, deque).run();
         })
         .map_err(|e| {
             Error::with_source(Kind::Start, format!("worker {index} cannot be started: {e}"), e)

@@ -8,6 +8,9 @@
 //! locals     one per worker: started local tasks, no atomics        owner
 //! ```
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crossbeam_deque::{Injector, Steal, Stealer};
 use crossbeam_queue::SegQueue;
 
@@ -15,6 +18,7 @@ use super::idle::Idle;
 use super::park::Parker;
 use super::ticker::Running;
 use super::timer::Timers;
+use super::worker::Worker;
 use crate::task::record::TaskRef;
 
 /// A worker's parts that others may touch.
@@ -31,10 +35,14 @@ pub(crate) struct Shared {
 pub(crate) struct Exec {
     pub(crate) injector: Injector<TaskRef>,
     /// Tasks that stood in a fault and whose page has come: first of all, as one may hold a lock for
-    /// which all workers wait. What lies here for long the spare runs.
+    /// which all workers wait. What lies here for long the spares run.
     pub(crate) woken: SegQueue<TaskRef>,
-    /// One for each worker, and the spare's.
+    /// One for each worker, and for each spare.
     pub(crate) shared: Vec<Shared>,
+    /// Workers, and spares that were started: the first of `shared`.
+    pub(crate) active: AtomicUsize,
+    /// Of spares that were not started; the next one's is the last.
+    pub(crate) spares: Mutex<Vec<crossbeam_deque::Worker<TaskRef>>>,
     pub(crate) idle: Idle,
     pub(crate) timers: Timers,
     pub(crate) stop: std::sync::atomic::AtomicBool,
@@ -53,11 +61,27 @@ impl Exec {
         self.wake_one();
     }
 
-    /// Has the spare run what is woken and nobody has run.
-    pub(crate) fn wake_spare(&self) {
-        if let Some(spare) = self.shared.last() {
-            spare.parker.unpark();
-        }
+    fn active(&self) -> &[Shared] {
+        &self.shared[..self.active.load(Ordering::Acquire)]
+    }
+
+    /// Has the spares run what is woken and nobody has run.
+    pub(crate) fn wake_spares(&self, worker_count: usize) {
+        self.active()[worker_count..].iter().for_each(|spare| spare.parker.unpark());
+    }
+
+    /// Starts one more spare; `false` if there are as many as there may be, or no thread.
+    pub(crate) fn start_spare(&'static self) -> bool {
+        let mut spares = self.spares.lock().unwrap();
+        let Some(deque) = spares.pop() else { return false };
+        let index = self.active.load(Ordering::Acquire);
+        let thread = crate::thread::start(format!("migrt-spare-{index}"), move || {
+            Worker::new(self, index, deque).run_as_spare();
+        });
+        let Ok(thread) = thread else { return false };
+        self.active.store(index + 1, Ordering::Release);
+        crate::node::node().keep_thread(thread);
+        true
     }
 
     /// Something that anybody may take was pushed.
@@ -70,7 +94,7 @@ impl Exec {
 
     /// Every sleeping worker looks at its affairs once.
     pub(crate) fn wake_all(&self) {
-        for (index, shared) in self.shared.iter().enumerate() {
+        for (index, shared) in self.active().iter().enumerate() {
             if self.idle.wake_worker(index) {
                 shared.parker.unpark();
             }
@@ -102,7 +126,7 @@ impl Exec {
                 Steal::Retry => retry = true,
                 Steal::Empty => {}
             }
-            let count = self.shared.len();
+            let count = self.active.load(Ordering::Acquire);
             for step in 0..count {
                 let victim = (first_victim + step) % count;
                 if victim == thief {
@@ -125,6 +149,6 @@ impl Exec {
         !self.injector.is_empty()
             || !self.woken.is_empty()
             || !self.shared[index].inbox.is_empty()
-            || self.shared.iter().any(|s| !s.stealer.is_empty())
+            || self.active().iter().any(|s| !s.stealer.is_empty())
     }
 }

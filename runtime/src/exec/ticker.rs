@@ -55,17 +55,27 @@ impl Running {
     }
 }
 
+/// Periods after which spares run tasks whose faults are over.
+const SPARES_AFTER: u32 = 1;
+/// Those that there are have taken none of them: they wait themselves, for what such a task holds.
+const MORE_AFTER: u32 = 3;
+
 /// Runs until the executor stops.
 pub(crate) fn run(exec: &'static Exec) {
     let mut seen = vec![0; exec.shared.len()];
-    let mut are_woken = false;
+    let worker_count = exec.active.load(Ordering::Acquire);
+    let mut waited = 0;
     while !exec.stop.load(Ordering::Acquire) {
         std::thread::sleep(PERIOD);
         exec.timers.fire();
         crate::task::retire::wake();
         crate::migrate::fault::tick();
-        if std::mem::replace(&mut are_woken, !exec.woken.is_empty()) && are_woken {
-            exec.wake_spare();
+        waited = if exec.woken.is_empty() { 0 } else { waited + 1 };
+        if waited > SPARES_AFTER {
+            exec.wake_spares(worker_count);
+        }
+        if waited > MORE_AFTER && exec.start_spare() {
+            waited = SPARES_AFTER;
         }
         for (shared, seen) in exec.shared.iter().zip(&mut seen) {
             let run = shared.running.run.load(Ordering::Relaxed);

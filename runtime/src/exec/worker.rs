@@ -158,11 +158,12 @@ impl Worker {
         WORKER.with(|w| w.set(ptr::null()));
     }
 
-    /// The spare: runs tasks out of their faults when no worker does.
+    /// A spare: runs tasks out of their faults when no worker does.
     ///
     /// A task may fault while it holds a lock (a static's, or that of standard output); then others wait
     /// for the lock, workers and all, and would wait for ever: the task that could release it waits for a
-    /// worker.
+    /// worker. A task that a spare has taken may come to wait for the lock too; so there are as many spares
+    /// as it takes.
     pub(crate) fn run_as_spare(&self) {
         /// Looks up so often without being asked: the program may be over.
         const PATIENCE: Duration = Duration::from_millis(500);
