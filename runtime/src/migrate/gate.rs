@@ -91,3 +91,25 @@ fn ask(to: NodeId, task: TaskRef) {
         door::wake(task);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use migrt_proto::Generation;
+
+    use super::*;
+
+    #[test]
+    fn short_tasks_go_a_few_at_a_time_and_a_long_one_alone() {
+        let mut gate = Gate::default();
+        assert!(gate.has_room(64 << 20), "one task may be as long as it is");
+        for number in 1..=COUNT_MAX as u64 {
+            assert!(gate.has_room(64 << 10));
+            let task = TaskId::new(NodeId(0), Generation(0), number);
+            gate.frozen.insert(task, 64 << 10);
+        }
+        assert!(!gate.has_room(0), "enough of them");
+        gate.frozen.pop_last();
+        assert!(gate.has_room(64 << 10));
+        assert!(!gate.has_room(BYTE_COUNT_MAX), "together they would be too long");
+    }
+}
