@@ -20,7 +20,7 @@ pub struct Input {
 /// Looks at the input.
 ///
 /// # Errors
-/// It is missing, empty, no regular file, unreadable, or ends within a record.
+/// It is missing, no regular file, unreadable, or ends within a record.
 pub fn inspect_input(path: &Path, format: Format) -> Result<Input, String> {
     let shown = path.display();
     let failed = |error: std::io::Error| match error.kind() {
@@ -43,12 +43,6 @@ pub fn inspect_input(path: &Path, format: Format) -> Result<Input, String> {
     }
     let file = File::open(path).map_err(failed)?;
     let len = metadata.len();
-    if len == 0 {
-        return Err(format!(
-            "the input {shown} is empty, there is nothing to sort: see that whatever writes it has \
-             done so, or name another"
-        ));
-    }
     let mut sorted_len = len;
     match format {
         Format::Records { len: record, .. } => {
@@ -63,11 +57,29 @@ pub fn inspect_input(path: &Path, format: Format) -> Result<Input, String> {
         }
         Format::Lines => {
             let mut last = [b'\n'];
-            file.read_exact_at(&mut last, len - 1).map_err(failed)?;
+            if len > 0 {
+                file.read_exact_at(&mut last, len - 1).map_err(failed)?;
+            }
             sorted_len += u64::from(last != *b"\n");
         }
     }
     Ok(Input { path: path.canonicalize().map_err(failed)?, len, sorted_len })
+}
+
+/// Looks at an input that a user has named: as [`inspect_input`], and there is something to sort.
+///
+/// # Errors
+/// As there, or it is empty.
+pub fn inspect_named_input(path: &Path, format: Format) -> Result<Input, String> {
+    let input = inspect_input(path, format)?;
+    if input.len == 0 {
+        return Err(format!(
+            "the input {} is empty, there is nothing to sort: see that whatever writes it has done \
+             so, or name another",
+            path.display()
+        ));
+    }
+    Ok(input)
 }
 
 /// Looks at where the output goes and gives its absolute path. `input` must be another file.
@@ -149,13 +161,15 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_named_as_such() {
+    fn an_empty_file_is_a_file_but_none_to_name() {
         let folder = TempFolder::create_named("empty").unwrap();
         let file = folder.path().join("f");
         fs::write(&file, "").unwrap();
         for format in [Format::Lines, Format::Records { len: 100, key: 10 }] {
-            let why = inspect_input(&file, format).unwrap_err();
-            assert!(why.contains(&file.display().to_string()) && why.contains("is empty"), "{why}");
+            let input = inspect_input(&file, format).unwrap();
+            assert_eq!((input.len, input.sorted_len), (0, 0));
+            let why = inspect_named_input(&file, format).unwrap_err();
+            assert!(why.contains("is empty") && why.contains("name another"), "{why}");
         }
     }
 }

@@ -52,7 +52,7 @@ impl Named {
     /// One of them cannot be used; the text says which, why, and what to do.
     pub fn inspect(args: &Args) -> Result<Named, String> {
         let format = args.format()?;
-        let input = args.input.as_deref().map(|path| files::inspect_input(path, format));
+        let input = args.input.as_deref().map(|path| files::inspect_named_input(path, format));
         let input = input.transpose()?;
         let output = args.output.as_deref();
         let output = output.map(|path| files::inspect_output(path, input.as_ref())).transpose()?;
