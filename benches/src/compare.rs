@@ -88,14 +88,8 @@ pub fn run(options: Options) -> Outcome {
         HEAP_LEN >> 20,
         options.runs
     ));
-    let mut methods = Vec::new();
     let wanted = if options.strategies.is_empty() { &Method::ALL[..] } else { &options.strategies };
-    for &method in wanted {
-        match method.strategy(MAX_PAUSE) {
-            Ok(_) => methods.push(method),
-            Err(why) => report.note(why),
-        }
-    }
+    let methods = wanted.to_vec();
     if let Some(dir) = &options.svg {
         std::fs::create_dir_all(dir)?;
     }
@@ -151,7 +145,7 @@ fn measure(methods: &[Method], options: &Options) -> Result<Vec<Cell>, Fault> {
 fn one_move(workload: &Workload, method: Method) -> Result<(Hop, Progress), Fault> {
     let &Workload { read, write, pattern, .. } = workload;
     let mut mover = Mover::start(Load { pages: PAGES, read, write, pattern, seed: 1, since: 0 })?;
-    let moved = mover.hop(method.strategy(MAX_PAUSE)?, REST);
+    let moved = mover.hop(method.strategy(MAX_PAUSE), REST);
     let hop = match moved {
         Ok(hop) => hop,
         // The task's own word says more than that it could not be moved.

@@ -33,19 +33,16 @@ impl Method {
         }
     }
 
-    /// # Errors
-    /// This build of the runtime cannot.
-    pub fn strategy(self, max_pause: Duration) -> Result<Strategy, String> {
+    /// What the runtime is told.
+    pub fn strategy(self, max_pause: Duration) -> Strategy {
         let pre_copy =
             |hold_back| Strategy::PreCopy { max_pause, max_rounds: ROUNDS_MAX, hold_back };
         match self {
-            Method::Auto => Ok(Strategy::Auto { max_pause }),
-            Method::StopCopy => Ok(Strategy::StopCopy),
-            Method::PreCopy => Ok(pre_copy(true)),
-            Method::PreCopyAll => Ok(pre_copy(false)),
-            Method::PostCopy => {
-                Err("post-copy: this build of migrt has no such strategy".to_owned())
-            }
+            Method::Auto => Strategy::Auto { max_pause },
+            Method::StopCopy => Strategy::StopCopy,
+            Method::PreCopy => pre_copy(true),
+            Method::PreCopyAll => pre_copy(false),
+            Method::PostCopy => Strategy::PostCopy,
         }
     }
 }

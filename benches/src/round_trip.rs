@@ -88,7 +88,7 @@ pub fn run(options: Options) -> Outcome {
 }
 
 fn round(options: &Options, wire: &mut Wire) -> Result<Round, Fault> {
-    let strategy = options.strategy.strategy(options.max_pause)?;
+    let strategy = options.strategy.strategy(options.max_pause);
     let pages = (options.heap as usize).div_ceil(PAGE_LEN).max(1);
     let load = Load { pages, read: 0, write: 0, pattern: Pattern::Seq, seed: 1, since: 0 };
     let mut mover = Mover::start(load)?;

@@ -28,7 +28,7 @@ const REST_MIN: Duration = Duration::from_millis(20);
 const ROUNDS_MIN_NS: u64 = 2_000_000;
 
 pub fn run(options: Options, method: Method) -> Outcome {
-    let strategy = method.strategy(options.max_pause)?;
+    let strategy = method.strategy(options.max_pause);
     let load = Load {
         pages: (options.heap as usize).div_ceil(PAGE_LEN).max(1),
         read: options.read_rate.0,

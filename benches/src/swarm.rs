@@ -64,7 +64,7 @@ pub fn run(options: Options) -> Outcome {
 }
 
 fn measure(options: &Options) -> Outcome {
-    let strategy = options.strategy.strategy(options.max_pause)?;
+    let strategy = options.strategy.strategy(options.max_pause);
     let mut tasks: Vec<JoinHandle<bool>> =
         (1..=options.tasks).map(|seed| migrt::spawn(hold(options.heap, seed))).collect();
     migrt::sleep(Duration::from_millis(300));
