@@ -13,7 +13,7 @@ use migrt_proto::{Core, LinkRefused, NodeId, Place};
 use super::Cluster;
 use crate::machine::{Cpu, Image};
 use crate::migrate::arrive::{Arrive, Discard};
-use crate::migrate::{follow, lacking, serve};
+use crate::migrate::{follow, have, lacking, serve};
 use crate::net::{BulkSink, Handler, LinkError};
 
 /// See the module.
@@ -116,6 +116,7 @@ impl Handler for Link {
         self.cluster.linked.lock().unwrap().remove(&NodeId(peer));
         serve::link_lost(NodeId(peer));
         lacking::link_lost(NodeId(peer));
+        have::link_lost(NodeId(peer));
         self.cluster.tell(|core, now| core.peer_down(now, NodeId(peer)));
     }
 
@@ -174,6 +175,15 @@ impl Handler for Link {
             }
             Ok(StreamHead::Pages(frame @ (PageFrame::Ask(_) | PageFrame::Ack(_)))) => {
                 return follow::requests(from, frame).unwrap_or_else(|why| refuse(peer, &why));
+            }
+            Ok(StreamHead::Pages(PageFrame::Want(want))) => return have::wanted(from, want),
+            Ok(StreamHead::Pages(PageFrame::Have(first))) => {
+                return have::answer(from, first).unwrap_or_else(|why| refuse(peer, &why));
+            }
+            Ok(StreamHead::Pages(PageFrame::Section(section)))
+                if section.kind == SectionKind::Found =>
+            {
+                return have::found(from, section).unwrap_or_else(|why| refuse(peer, &why));
             }
             Ok(StreamHead::Pages(PageFrame::Section(section)))
                 if section.kind == SectionKind::Head =>

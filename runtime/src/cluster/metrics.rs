@@ -52,6 +52,10 @@ pub struct Metrics {
     pub pages_demanded: u64,
     /// Pages that came twice.
     pub pages_doubled: u64,
+    /// Pages of tasks that came here which were not sent, because this node had kept them.
+    pub pages_same: u64,
+    /// Bytes of departed tasks' pages that this node keeps now.
+    pub bytes_kept: u64,
 }
 
 /// The target has installed so many sections of the rounds of a task.
@@ -69,6 +73,7 @@ pub(crate) struct Counters {
     pages_pushed: AtomicU64,
     pages_demanded: AtomicU64,
     pages_doubled: AtomicU64,
+    pages_same: AtomicU64,
     pauses_us: Mutex<(Vec<u32>, usize)>,
     moves: Mutex<VecDeque<MoveRecord>>,
 }
@@ -96,6 +101,7 @@ impl Counters {
         moves.push_back(record.clone());
         drop(moves);
         self.moves_in.fetch_add(1, Ordering::Relaxed);
+        self.pages_same.fetch_add(record.same_pages, Ordering::Relaxed);
         let mut pauses = self.pauses_us.lock().unwrap();
         let (kept, next) = &mut *pauses;
         if kept.len() < PAUSES {
@@ -139,6 +145,8 @@ impl Counters {
             pages_pushed: get(&self.pages_pushed),
             pages_demanded: get(&self.pages_demanded),
             pages_doubled: get(&self.pages_doubled),
+            pages_same: get(&self.pages_same),
+            bytes_kept: crate::migrate::remains::shelf::byte_count(),
         }
     }
 }

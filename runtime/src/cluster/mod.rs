@@ -272,6 +272,9 @@ impl Cluster {
         if let Some(copying) = body.and_then(|body| body.any_journey()?.copying.clone()) {
             copying.watch.forget(slot);
         }
+        if let Some(known) = body.and_then(|body| body.any_journey()?.known.clone()) {
+            known.forget(slot);
+        }
     }
 
     pub(crate) fn resident(&self, task: TaskId) -> Option<TaskRef> {
@@ -358,6 +361,10 @@ impl Cluster {
 
     pub(crate) fn expect_arrival(&self, task: TaskId, epoch: Epoch, arrival: Arc<Arrival>) {
         self.arrivals.lock().unwrap().insert((task, epoch), arrival);
+    }
+
+    pub(crate) fn arrival(&self, task: TaskId, epoch: Epoch) -> Option<Arc<Arrival>> {
+        self.arrivals.lock().unwrap().get(&(task, epoch)).cloned()
     }
 
     pub(crate) fn forget_arrival(&self, task: TaskId, epoch: Epoch) {

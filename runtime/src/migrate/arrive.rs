@@ -19,13 +19,13 @@ use migrt_proto::transfer::{PageFrame, Section, SectionKind};
 use migrt_proto::wire::{Refusal, ShipSlot};
 use migrt_proto::{EntryId, Epoch, NodeId, SlotRef, TaskId};
 
-use super::Manifest;
 use super::copy::Copy;
 use super::follow::{Chunks, Frames};
+use super::have;
 use super::installer::{self, Installer};
 use super::lacking::Lacking;
 use super::pages::pages_of;
-use super::remains;
+use super::{Manifest, check, known};
 use crate::cluster::Cluster;
 use crate::exec::door;
 use crate::net::BulkSink;
@@ -76,6 +76,80 @@ impl Arrival {
         Ok(())
     }
 
+    /// All pages have come: do they fit over what the task left here?
+    fn fit(&self) -> Result<(), Refusal> {
+        let mut state = self.state.lock().unwrap();
+        let State::Here(copy) = &mut *state else { return Ok(()) };
+        if let Some(merge) = &mut copy.merge {
+            merge.finish().map_err(|why| Refusal::Other { why })?;
+        }
+        check::arrived(copy, &self.last.get().expect("all has come").0);
+        Ok(())
+    }
+
+    /// It cannot be: the source hears why.
+    fn fail(&self, cluster: &'static Cluster, epoch: Epoch, why: Refusal) {
+        let task = self.task;
+        cluster.forget_arrival(task, epoch);
+        self.discard();
+        cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
+    }
+
+    /// The stream of its pages has ended well. What it did not bring because it was to be here, and is
+    /// not, is asked for.
+    fn streamed(&self, cluster: &'static Cluster, epoch: Epoch) {
+        let mut state = self.state.lock().unwrap();
+        let State::Here(copy) = &mut *state else { return };
+        copy.is_streamed = true;
+        let lost = copy.lost.clone();
+        drop(state);
+        if lost.is_empty() {
+            return self.complete(cluster, epoch);
+        }
+        tracing::debug!(task = %self.task, pages = lost.len(), "kept pages are gone");
+        have::ask_for(cluster, self.from, (self.task, epoch), &lost);
+    }
+
+    /// Pages that were lost have come after all.
+    pub(super) fn found(
+        &self,
+        cluster: &'static Cluster,
+        section: &Section,
+        pages: &[u8],
+    ) -> Result<(), String> {
+        let mut state = self.state.lock().unwrap();
+        let State::Here(copy) = &mut *state else { return Ok(()) };
+        let named = pages_of(&section.slots).ok_or("found pages that are none")?;
+        if !named.difference(&copy.lost).is_empty() {
+            return Err("pages that nobody has asked for".to_owned());
+        }
+        let task_slot = copy.slots.first().map(|slot| SlotRef(slot.raw()));
+        Installer::new(task_slot, &section.slots)?.write(pages, copy.merge.as_mut());
+        copy.lost.remove_all(&named);
+        let is_complete = copy.is_streamed && copy.lost.is_empty();
+        drop(state);
+        if is_complete {
+            self.complete(cluster, section.epoch);
+        }
+        Ok(())
+    }
+
+    /// Everything is here.
+    fn complete(&self, cluster: &'static Cluster, epoch: Epoch) {
+        crate::fail::point("target.installed");
+        let task = self.task;
+        match self.fit() {
+            Ok(()) => cluster.tell(|core, now| core.installed(now, task, epoch)),
+            Err(why) => self.fail(cluster, epoch, why),
+        }
+        crate::fail::point("target.ready");
+    }
+
+    /// Who sends it.
+    pub(super) fn source(&self) -> NodeId {
+        self.from
+    }
+
     /// The commit has come: the task is this node's, in `epoch`.
     pub(crate) fn thaw(&self, epoch: Epoch) -> TaskRef {
         let state = std::mem::replace(&mut *self.state.lock().unwrap(), State::Gone);
@@ -102,6 +176,7 @@ impl Arrival {
         let cluster = crate::cluster::cluster();
         let ends = (self.task, self.from, cluster.me());
         let mut report = manifest.report.clone();
+        report.lost(copy.lost_count);
         if copy.lacking.as_ref().is_some_and(|lacking| lacking.is_eager()) {
             report.waits_for_all();
         }
@@ -127,6 +202,7 @@ impl Arrival {
         if let (Some(lacking), Some(body)) = (copy.lacking, record.mobile()) {
             lacking.thawed(&record, body);
         }
+        known::arrived(&record, &manifest.visited, self.from);
         record
     }
 }
@@ -167,7 +243,7 @@ impl Arrive {
     /// A stream begins with this section.
     pub(crate) fn open(cluster: &'static Cluster, from: NodeId, section: Section) -> Arrive {
         let (task, epoch) = (section.task, section.epoch);
-        let mut copy = Copy { kept: remains::take(task), ..Copy::default() };
+        let mut copy = Copy::of(task);
         let last = OnceLock::new();
         let incoming = check_entry(&section, &mut copy)
             .and_then(|()| begin(&mut copy, &section, (task, epoch), &last))
@@ -195,14 +271,6 @@ impl Arrive {
             arrive.tell_installed();
         }
         arrive
-    }
-
-    /// All pages have come: do they fit over what the task left here?
-    fn fit(&mut self) -> Result<(), Refusal> {
-        let mut state = self.arrival.state.lock().unwrap();
-        let State::Here(copy) = &mut *state else { return Ok(()) };
-        let Some(merge) = &mut copy.merge else { return Ok(()) };
-        merge.finish().map_err(|why| Refusal::Other { why })
     }
 
     /// Installs bytes, and takes the heads between them; tells the source of rounds that are all there.
@@ -270,8 +338,12 @@ impl Arrive {
             if matches!(*state, State::Gone) {
                 return Ok(());
             }
+            if let State::Here(copy) = &*state {
+                check::arrived(copy, &self.arrival.last.get().expect("a head is the last").0);
+            }
             lazy.lacking.register();
             drop(state);
+            lazy.lacking.call_lost();
             if !lazy.lacking.is_eager() {
                 lazy.is_ready = true;
                 crate::fail::point("target.installed");
@@ -283,6 +355,7 @@ impl Arrive {
         let Lazy { lacking, chunks, is_ready, has_called } = lazy;
         if lacking.is_eager() && !std::mem::replace(has_called, true) {
             lacking.call();
+            lacking.call_lost();
         }
         if !lacking.is_eager() {
             return chunks.take(bytes, &mut |section, pages| lacking.arrived(section, pages));
@@ -292,7 +365,7 @@ impl Arrive {
         if !*is_ready && lacking.is_whole() {
             *is_ready = true;
             crate::fail::point("target.installed");
-            if let Err(why) = self.fit() {
+            if let Err(why) = self.arrival.fit() {
                 self.fail(why);
                 return Ok(());
             }
@@ -313,11 +386,8 @@ impl Arrive {
 
     /// The stream cannot go on: the source hears why, unless it knows already.
     fn fail(&mut self, why: Refusal) {
-        let (task, epoch) = (self.arrival.task, self.epoch);
         self.incoming = Err(String::new());
-        self.cluster.forget_arrival(task, epoch);
-        self.arrival.discard();
-        self.cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
+        self.arrival.fail(self.cluster, self.epoch, why);
     }
 }
 
@@ -372,7 +442,15 @@ fn begin(
         }
         installer::clear(task_slot, &section.zero, copy.merge.as_mut())?;
         copy.drop_others(section);
-        let _ = last.set((manifest_of(section)?, since));
+        let manifest = manifest_of(section)?;
+        // Checks that they lie where pages of the task can lie.
+        drop(Installer::new(task_slot, &manifest.same)?);
+        if !manifest.same.iter().all(is_ours) {
+            return Err("a section takes pages of another task for kept".to_owned());
+        }
+        let same = pages_of(&manifest.same).ok_or("kept pages that are none")?;
+        copy.keep(same, manifest.same_hash);
+        let _ = last.set((manifest, since));
     }
     let installer = Installer::new(task_slot, &section.slots)?;
     let sections = u32::from(!is_last && installer.is_complete());
@@ -395,10 +473,13 @@ fn begin_lazy(
     if !manifest.missing.iter().all(is_ours) {
         return Err("a head names missing pages of another task".to_owned());
     }
-    let missing = pages_of(&manifest.missing).ok_or("missing pages that are none")?;
+    let mut missing = pages_of(&manifest.missing).ok_or("missing pages that are none")?;
+    // Rule 3 of `transfer::delta`.
+    let lost = std::mem::take(&mut copy.lost);
+    missing.add_all(&lost);
     let can_fault = matches!(migrt_iso::missing::probe(), MissingSupport::Signals { .. });
     let is_eager = copy.merge.is_some() || !can_fault;
-    let lacking = Lacking::new(cluster, of, copy.slots.clone(), missing, is_eager);
+    let lacking = Lacking::new(cluster, of, copy.slots.clone(), (missing, lost), is_eager);
     copy.lacking = Some(lacking.clone());
     incoming.lazy =
         Some(Lazy { lacking, chunks: Chunks::default(), is_ready: false, has_called: false });
@@ -428,19 +509,13 @@ impl BulkSink for Arrive {
             Ok(Incoming { lazy: None, is_last: true, installer, .. })
                 if complete && installer.is_complete() =>
             {
-                self.fit().err()
+                return self.arrival.streamed(self.cluster, self.epoch);
             }
             Ok(_) => Some(Refusal::ShipFailed { why: "the stream ended too early".to_owned() }),
         };
-        crate::fail::point("target.installed");
-        match failed {
-            None => {
-                let (task, epoch) = (self.arrival.task, self.epoch);
-                self.cluster.tell(|core, now| core.installed(now, task, epoch));
-            }
-            Some(why) => self.fail(why),
+        if let Some(why) = failed {
+            self.fail(why);
         }
-        crate::fail::point("target.ready");
     }
 }
 

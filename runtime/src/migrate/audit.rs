@@ -244,7 +244,7 @@ fn is_node(word: usize) -> bool {
     census::is_node_memory(word).is_some()
 }
 
-/// Whether something is alive in a slot that is not the task's: remains, a local task on the stack that
+/// Whether something is alive in a slot that is not the task's: remains that are reached, a local task on the stack that
 /// it is, or a heap. Slots that rest, and those that workers keep warm, are in use and hold nothing.
 #[cold]
 fn is_live_elsewhere(slot: SlotId) -> bool {
@@ -252,7 +252,7 @@ fn is_live_elsewhere(slot: SlotId) -> bool {
     // Held so that no stack comes or goes: the first page of one is its guard.
     let stacks = stack::registry();
     if !pool.is_used(slot) {
-        return pool.is_kept(slot);
+        return pool.is_kept(slot) && !super::remains::shelf::has(slot);
     }
     if super::remains::is_copies(slot) || retire::is_resting(slot) {
         return false;

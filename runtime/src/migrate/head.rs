@@ -42,8 +42,8 @@ pub(super) fn is_to_follow(body: &MobileBody) -> bool {
     is_wanted && body.header().is_some()
 }
 
-/// Divides the pages of a frozen task.
-pub(super) fn split(header: &Header) -> Split {
+/// Divides the pages of a frozen task, but for those that the target has.
+pub(super) fn split(header: &Header, same: &PageSet) -> Split {
     let slots = slots_of(header);
     let arena = header.prefix.arena();
     let run_of = |addr: usize, len: usize| Run::new(number_of(addr), (len / PAGE_LEN) as u64);
@@ -57,7 +57,8 @@ pub(super) fn split(header: &Header) -> Split {
         head.insert(run_of(addr, len));
     });
     seen_from_stack(header, &slots, &live, &mut head);
-    let missing = live.difference(&head);
+    head.remove_all(same);
+    let missing = live.difference(&head).difference(same);
     let (from, to) = image::always_shipped(header);
     head.insert(run_of(from, to - from));
     Split { slots, head, missing }

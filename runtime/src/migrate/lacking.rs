@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use migrt_iso::missing::{Mark, Missing as Kernel};
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::transfer::{
-    ChunkId, Fault, Missing, PageAck, PageAsk, PageFrame, PageSet, Run, Section, SectionKind,
+    ASK_RUN_PAGES_MAX, ChunkId, Fault, Missing, PageAck, PageAsk, PageFrame, PageSet, Run, Section, SectionKind,
     Waiter, Way,
 };
 use migrt_proto::wire::StreamHead;
@@ -106,6 +106,7 @@ pub(crate) fn link_back(node: NodeId) {
         let mut state = lacking.state();
         let asks = state.missing.link_back();
         lacking.ask(&mut state, asks);
+        lacking.ask_lost(&mut state);
     }
 }
 
@@ -117,16 +118,18 @@ fn from_node(node: NodeId) -> Vec<Arc<Lacking>> {
 }
 
 impl Lacking {
-    /// A task that arrives without `missing`.
+    /// A task that arrives without `missing`; of these its source takes `lost` for kept here, so they come
+    /// only if they are asked for.
     pub(super) fn new(
         cluster: &'static Cluster,
         (task, epoch, source): (TaskId, Epoch, NodeId),
         slots: Vec<SlotId>,
-        missing: PageSet,
+        (missing, lost): (PageSet, PageSet),
         is_eager: bool,
     ) -> Arc<Lacking> {
         let state = State {
             missing: Missing::new(missing),
+            lost,
             ranges: Vec::new(),
             waiters: BTreeMap::new(),
             waiter_count: 0,
@@ -287,6 +290,19 @@ impl Lacking {
         let ack = PageAck { task: self.task, epoch: self.epoch, chunks: vec![chunk] };
         self.request(&mut state, PageFrame::Ack(ack));
         Ok(())
+    }
+
+    /// Asks for pages that were to be here.
+    pub(super) fn call_lost(&self) {
+        self.ask_lost(&mut self.state());
+    }
+
+    fn ask_lost(&self, state: &mut State) {
+        let mut left = state.lost.intersection(state.missing.pages());
+        while !left.is_empty() {
+            let asks: Vec<Run> = left.take_first(ASK_RUN_PAGES_MAX).runs().collect();
+            self.ask(state, asks);
+        }
     }
 
     /// Calls for all pages, of an arrival that waits for them.

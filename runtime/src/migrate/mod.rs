@@ -17,20 +17,29 @@ pub(crate) mod arrive;
 #[expect(unsafe_code, reason = "reads every word of a frozen task")]
 pub(crate) mod audit;
 pub(crate) mod chaos;
+#[expect(unsafe_code, reason = "reads the pages of tasks that have just arrived")]
+mod check;
 mod copy;
 pub(crate) mod copying;
 #[expect(unsafe_code, reason = "handles signals, and waits for pages")]
 pub(crate) mod fault;
 pub(crate) mod follow;
 mod gate;
+#[expect(unsafe_code, reason = "reads pages in place")]
+mod hash;
+pub(crate) mod have;
 #[expect(unsafe_code, reason = "reads the stacks of frozen tasks")]
 mod head;
 #[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
 pub(crate) mod image;
 #[expect(unsafe_code, reason = "writes the pages of arriving tasks")]
 mod installer;
+pub(crate) mod known;
 pub(crate) mod lacking;
+mod later;
 mod missing_state;
+#[expect(unsafe_code, reason = "drops pages of slots that change hands")]
+mod over;
 mod pages;
 pub(crate) mod pins;
 mod plan;
@@ -78,6 +87,7 @@ pub(crate) fn order(task: TaskRef, target: NodeId, epoch: Epoch, strategy: Strat
     let body = mobile(&task);
     let since = Instant::now();
     body.journey().order = Some(Order { to: target, epoch, strategy, since });
+    have::ask(cluster(), &task, target, epoch);
     body.ask_move(target.0);
     if !body.may_leave() {
         // Pages of it are on their way here, all of them: it goes when they have come (`untied`).
@@ -132,6 +142,9 @@ fn leave(task: TaskRef) {
         }
         return stay(task);
     }
+    if copying.is_none() && have::is_awaited(&task) {
+        return stay(task);
+    }
     body.frozen_at(since);
     let is_lazy = head::is_to_follow(body);
     body.journey().is_lazy = is_lazy;
@@ -144,6 +157,9 @@ fn leave(task: TaskRef) {
         }
         if !gate::enter(&task, NodeId(target), copying.is_some()) {
             return stay(task);
+        }
+        if copying.is_none() {
+            compare(body);
         }
         checked = check_words(body, copying.as_deref());
     }
@@ -161,11 +177,12 @@ fn leave(task: TaskRef) {
             tracing::debug!(task = %body.id, target, %why, "a move is refused");
             body.set_refusal(why.to_string());
             body.journey().order = None;
+            end_offer(body);
             gate::left(body.id);
             // The core first: the stream of the rounds is about to break, and that is not the reason;
             // and the task may order its next move as soon as it goes on.
             cluster.tell(|core, now| core.freeze_failed(now, body.id, why));
-            end_rounds(body);
+            stop_rounds(body);
             stay(task);
         }
     }
@@ -189,8 +206,37 @@ fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bo
     Copying::start(cluster, task, (target, epoch), limits, why, first)
 }
 
-/// No more rounds of a task that goes on here, or ends.
+/// Finds out which of the frozen task's pages need not be sent.
+fn compare(body: &MobileBody) {
+    let Some(header) = body.header() else { return };
+    let journey = body.journey();
+    let (offer, known) = (journey.offer.clone(), journey.known.clone());
+    drop(journey);
+    if let Some(offer) = offer {
+        offer.freeze(header, known.as_deref());
+    }
+}
+
+/// What the target has kept is nothing to a task that stays.
+fn end_offer(body: &MobileBody) {
+    let offer = body.any_journey().and_then(|mut journey| journey.offer.take());
+    if let Some(offer) = offer {
+        offer.close();
+    }
+}
+
+/// The task ends: no more rounds, and nothing of it is watched any more.
 pub(crate) fn end_rounds(body: &MobileBody) {
+    stop_rounds(body);
+    end_offer(body);
+    let known = body.any_journey().and_then(|mut journey| journey.known.take());
+    if let Some(known) = known {
+        known.close();
+    }
+}
+
+/// No more rounds of a task that goes on here, or ends.
+fn stop_rounds(body: &MobileBody) {
     let copying = body.any_journey().and_then(|mut journey| journey.copying.take());
     if let Some(copying) = copying {
         copying.close();
@@ -235,7 +281,10 @@ fn check_words(body: &MobileBody, copying: Option<&Copying>) -> Result<(), Refus
             let other = |why| Refusal::ShipFailed { why };
             !copying.has_suspects(header).map_err(other)? && !audit::roots_lead_out(header, &slots)
         }
-        None => false,
+        None => match body.journey().offer.clone() {
+            Some(offer) => !offer.has_suspects(header) && !audit::roots_lead_out(header, &slots),
+            None => false,
+        },
     };
     if audit != Audit::Off
         && !is_clean
@@ -290,8 +339,9 @@ fn give_up(cluster: &Cluster, body: &MobileBody, epoch: Epoch, why: &Refusal) {
     body.epoch.store(epoch.0, Ordering::Relaxed);
     cluster.metrics.refused();
     body.journey().order = None;
+    end_offer(body);
     gate::left(body.id);
-    end_rounds(body);
+    stop_rounds(body);
     let serving = body.journey().serving.take();
     drop(serving.map(|serving| serving.close()));
     body.take_move();
@@ -314,9 +364,14 @@ fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
             Some(serving) => Arc::new(serving.close()),
             None => body.shipped().take().expect("it was shipped before it was another node's"),
         };
-        let copying = body.journey().copying.take();
+        let mut journey = body.journey();
+        let (copying, known) = (journey.copying.take(), journey.known.take());
+        drop(journey);
         if let Some(copying) = copying {
             copying.end_later();
+        }
+        if let Some(known) = known {
+            known.close_later();
         }
         remains::keep_departed(header, base);
     }

@@ -9,6 +9,11 @@ use super::remains::{addr_of, number_of};
 /// Ranges registered for one slot: each costs the kernel a mapping.
 const RANGES_MAX: usize = 32;
 
+/// All pages of a slot.
+pub(super) fn run_of(slot: SlotId) -> Run {
+    Run::new(number_of(slot.base()), (slot.len() / PAGE_LEN) as u64)
+}
+
 /// The pages of these lists.
 pub(super) fn pages_of(list: &[ShipSlot]) -> Option<PageSet> {
     let mut pages = PageSet::new();

@@ -26,8 +26,8 @@ use migrt_proto::wire::{ShipSlot, StreamHead};
 use migrt_proto::{Epoch, NodeId, TaskId};
 
 use super::audit::{self, Suspects};
-use super::gate;
 use super::head::{self, Split};
+use super::{check, gate};
 use super::remains::{Base, Parts, addr_of, number_of};
 use super::rounds::{by_slot, head_of};
 use super::ship::{manifest, prepare};
@@ -104,24 +104,38 @@ pub(super) fn ship(
 ) -> Result<(), String> {
     const NO_SLOT: &str = "this node has no slot left to copy the task's pages to";
     prepare(header);
-    let (mut split, mut base, mut parts);
+    let body = task.mobile().expect("only mobile tasks move");
+    let offer = body.journey().offer.clone();
+    let (mut split, mut base, mut parts, mut same);
     loop {
-        split = head::split(header);
+        same = offer.as_ref().map(|offer| offer.same()).unwrap_or_default();
+        split = head::split(header, &same);
         (base, parts) = (Base::default(), Parts::lent());
-        let page_count = split.head.len() + split.missing.len();
+        // Pages that the target has are copied too, if it turns out that it has not.
+        let page_count = split.head.len() + split.missing.len() + same.len();
         base.reserve(page_count as usize * PAGE_LEN).ok_or(NO_SLOT)?;
         copy(&mut base, &by_slot(&split.slots, &split.head), &mut parts).ok_or(NO_SLOT)?;
         // As for other shipments: a free by others never goes along.
-        if base.word(header.prefix.arena().remote_list_addr()) == Some(0) {
+        let list = header.prefix.arena().remote_list_addr();
+        if base.word(list).map_or(same.contains(number_of(list)), |head| head == 0) {
             break;
         }
         header.drain_frees();
+        if let Some(offer) = &offer {
+            let known = body.journey().known.clone();
+            offer.freeze(header, known.as_deref());
+        }
     }
     let Split { slots, head, missing } = split;
-    let mut manifest = manifest(task.mobile().expect("only mobile tasks move"));
+    let mut manifest = manifest(body);
     manifest.report.post_copy(head.len(), missing.len());
     manifest.missing = by_slot(&slots, &missing);
     manifest.missing.retain(|item| !item.runs.is_empty());
+    if let Some(offer) = &offer {
+        manifest.keeps(offer, &slots);
+        base.note_same(offer.same_hashes().into_iter());
+    }
+    check::take(&mut manifest, header);
     let section = Section {
         task: header.id,
         epoch,
@@ -151,7 +165,7 @@ pub(super) fn ship(
         to,
         slots,
         state: Mutex::new(State {
-            push: Push::new(missing, LIMITS),
+            push: Push::over(missing, same, LIMITS),
             base,
             record: Some(task.clone()),
             pusher: None,
@@ -163,7 +177,6 @@ pub(super) fn ship(
         }),
         news: Condvar::new(),
     });
-    let body = task.mobile().expect("only mobile tasks move");
     body.journey().serving = Some(serving.clone());
     table().insert((header.id, epoch), serving.clone());
     SERVED.fetch_add(1, Ordering::Relaxed);
@@ -263,6 +276,8 @@ impl Serving {
     pub(crate) fn demanded(&self, runs: &[Run]) {
         let mut state = self.state();
         for &run in runs {
+            // It was to have them, and does not: they are pushed like all others.
+            state.push.lacks(run);
             if let Some(chunk) = state.push.demanded(run).chunk {
                 self.send(&mut state, chunk, true);
             }

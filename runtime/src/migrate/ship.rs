@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use migrt_iso::PAGE_LEN;
+use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::wire::{ShipHeader, ShipSlot, StreamHead};
 use migrt_proto::{Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
+use super::check::{self, Check};
 use super::copying::Copying;
+use super::have::Offer;
 use super::record::Report;
-use super::remains::Base;
-use super::{image, mobile, serve};
+use super::remains::{Base, number_of};
+use super::rounds::by_slot;
+use super::{hash, image, mobile, serve, slots_of};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::fail;
@@ -36,6 +39,25 @@ pub(crate) struct Manifest {
     pub(crate) report: Report,
     /// Post-copy: live pages that follow.
     pub(crate) missing: Vec<ShipSlot>,
+    /// Live pages that do not come, since the target has kept them.
+    pub(crate) same: Vec<ShipSlot>,
+    /// One hash of all their hashes.
+    pub(crate) same_hash: u128,
+    /// Nodes that the task has been at.
+    pub(crate) visited: Vec<NodeId>,
+    /// Test mode: what the pages hash to.
+    pub(crate) check: Option<Check>,
+}
+
+impl Manifest {
+    /// The target is to keep what it has of these pages.
+    pub(super) fn keeps(&mut self, offer: &Offer, slots: &[SlotId]) {
+        let same = offer.same();
+        self.report.same(same.len());
+        self.same_hash = hash::fold(offer.same_hashes().into_iter());
+        self.same = by_slot(slots, &same);
+        self.same.retain(|item| !item.runs.is_empty());
+    }
 }
 
 /// Images from this length on are copied by a thread of their own: a node that copies for long must
@@ -165,19 +187,32 @@ fn load(body: &MobileBody) -> Option<Load> {
         return Some(Load { manifest, slots, base: Base::default(), parts });
     };
     prepare(header);
+    let offer = body.journey().offer.clone();
     loop {
-        let image = image::of(header);
-        let (base, parts) = Base::copy(&image.slots)?;
+        let same = offer.as_ref().map(|offer| offer.same()).unwrap_or_default();
+        let image = image::of(header, &same);
+        let (mut base, parts) = Base::copy(&image.slots)?;
 
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
-        if header.arenas().all(|a| base.word(a.arena().remote_list_addr()) == Some(0)) {
+        // (A page that the target has, it has without one.)
+        let is_bare = |list| base.word(list).map_or(same.contains(number_of(list)), |head| head == 0);
+        if header.arenas().all(|a| is_bare(a.arena().remote_list_addr())) {
             let mut manifest = manifest(body);
             let strategy = body.journey().order.map(|order| order.strategy);
             manifest.report.stop_copy(strategy, (base.byte_count() / PAGE_LEN) as u64);
+            if let Some(offer) = &offer {
+                manifest.keeps(offer, &slots_of(header));
+                base.note_same(offer.same_hashes().into_iter());
+            }
+            check::take(&mut manifest, header);
             return Some(Load { manifest, slots: image.slots, base, parts });
         }
         body.drain_frees(header);
+        if let Some(offer) = &offer {
+            let known = body.journey().known.clone();
+            offer.freeze(header, known.as_deref());
+        }
     }
 }
 
@@ -190,7 +225,8 @@ pub(super) fn manifest(body: &MobileBody) -> Manifest {
         stood_us: journey.stood_us(),
         clock: Reading::take(body.header()),
         report: Report::begin(&journey),
-        missing: Vec::new(),
+        visited: journey.visited.clone(),
+        ..Manifest::default()
     }
 }
 

@@ -6,14 +6,40 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use migrt_iso::track::Tracker;
-use migrt_iso::{PAGE_LEN, SlotId};
+use migrt_iso::{PAGE_LEN, SlotId, page};
 use migrt_proto::transfer::{PageSet, Run};
 
+use super::later;
 use super::remains::number_of;
 use super::rounds::Checkpoint;
+
+/// How long a departed task's pages are watched on: to end it takes the kernel milliseconds that the
+/// hand-off needs.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// Watches of tasks that have left. Nobody else may watch those pages before they have ended.
+static LINGERING: Mutex<Vec<Arc<Watch>>> = Mutex::new(Vec::new());
+
+fn lingering() -> MutexGuard<'static, Vec<Arc<Watch>>> {
+    LINGERING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends a watch a little later.
+pub(super) fn end_later(watch: Arc<Watch>) {
+    lingering().push(watch);
+    later::after(LINGER, end_lingering);
+}
+
+/// Ends those that linger now.
+pub(super) fn end_lingering() {
+    // Held until they have ended: who comes second may watch pages too.
+    let mut all = lingering();
+    all.drain(..).for_each(|watch| watch.close());
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -78,6 +104,17 @@ impl Watch {
                 .map_err(|error| error.to_string())?;
         }
         Ok(dirty)
+    }
+
+    /// The watched pages that hold memory: those that a first [`Watch::take_dirty`] tells.
+    pub(super) fn present(&self) -> PageSet {
+        let mut present = PageSet::new();
+        for &(addr, len) in self.lock().watched.values() {
+            page::present_runs(addr, len, &mut |run| {
+                present.insert(Run::new(number_of(run.addr), run.count as u64));
+            });
+        }
+        present
     }
 
     /// Whether pages of the slot are watched.

@@ -17,6 +17,8 @@ use super::record::{Body, TaskRef};
 use super::safepoint;
 use crate::exec::worker::Worker;
 use crate::migrate::copying::Copying;
+use crate::migrate::have::Offer;
+use crate::migrate::known::Known;
 use crate::migrate::lacking::Lacking;
 use crate::migrate::remains::Base;
 use crate::migrate::serve::Serving;
@@ -76,6 +78,12 @@ pub(crate) struct Journey {
     pub(crate) is_lazy: bool,
     /// The pages that follow it.
     pub(crate) serving: Option<Arc<Serving>>,
+    /// What the target of the move that is ordered has kept of it.
+    pub(crate) offer: Option<Arc<Offer>>,
+    /// What its pages hash to.
+    pub(crate) known: Option<Arc<Known>>,
+    /// Nodes that it has been at, the last ones.
+    pub(crate) visited: Vec<NodeId>,
     /// The record of the move that it came here by.
     pub(crate) arrival: Option<Box<MoveRecord>>,
 }

@@ -102,6 +102,8 @@ pub struct Push {
     all: PageSet,
     unsent: PageSet,
     there: PageSet,
+    /// Of these, pages that it has from before; some may turn out to be gone.
+    kept: PageSet,
     /// Demanded and not there.
     owed: PageSet,
     /// What had left at least once.
@@ -131,6 +133,7 @@ impl Push {
             all: missing.clone(),
             unsent: missing,
             there: PageSet::new(),
+            kept: PageSet::new(),
             owed: PageSet::new(),
             sent_once: PageSet::new(),
             flights: BTreeMap::new(),
@@ -141,6 +144,25 @@ impl Push {
             turn: 0,
             readahead: Readahead::new(u64::from(limits.readahead_pages)),
             counts: PushCounts::default(),
+        }
+    }
+
+    /// As [`Push::new`], for a target that has kept the pages of `same`: they are sent if it turns out that it has
+    /// not (see [`Push::lacks`]).
+    pub fn over(missing: PageSet, same: PageSet, limits: PushLimits) -> Push {
+        let mut push = Push::new(missing, limits);
+        push.all.add_all(&same);
+        push.there.add_all(&same);
+        push.kept = same;
+        push
+    }
+
+    /// The target asks for `run`: of what it was to have kept in it, it has nothing.
+    pub fn lacks(&mut self, run: Run) {
+        let lost = self.kept.within(run);
+        if !lost.is_empty() {
+            self.kept.remove_all(&lost);
+            self.resent(&lost);
         }
     }
 

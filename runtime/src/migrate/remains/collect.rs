@@ -4,7 +4,7 @@
 //! ```text
 //! roots   writable image, live node blocks, stacks and registers of OS threads, other mappings,
 //!         stacks, thread-locals and heaps of the tasks that are here (mobile and local)
-//! then    remains that a root reaches are scanned in turn; the rest is dropped
+//! then    remains that a root reaches are scanned in turn; the rest is dropped, or put on the shelf
 //! ```
 //!
 //! A word that looks like an address in a kept slot reaches all that its task left. The world is
@@ -53,6 +53,7 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
     if RUNNING.swap(true, Ordering::SeqCst) {
         return Ok(());
     }
+    crate::migrate::later::start()?;
     crate::thread::start("migrt-collector", || {
         census::clear_always();
         loop {
@@ -68,6 +69,7 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
             }
             let since = Instant::now();
             let left = collect();
+            super::fill_bases();
             let took = since.elapsed();
             tracing::trace!(left, ?took, "remains collected");
             census::clear_stack();
@@ -166,7 +168,12 @@ fn collect_from(caller: usize) -> usize {
     let (kept, dropped): (Vec<Kept>, Vec<Kept>) =
         all.into_iter().partition(|_| reached.next().expect("one for each"));
     *table = kept;
-    dropped.into_iter().for_each(Kept::drop_all);
+    // A task that comes back finds them in the table or on the shelf: the lock is held.
+    for kept in dropped {
+        if let Err(kept) = super::shelf::put(kept) {
+            kept.drop_all();
+        }
+    }
     table.len()
 }
 
