@@ -134,10 +134,7 @@ mod tests {
     #[test]
     fn plans_are_read_and_wrong_ones_refused() {
         let plan = parse("target.installed=kill@3").unwrap();
-        assert_eq!(
-            (plan.point.as_str(), plan.deed, plan.at),
-            ("target.installed", Deed::Kill, 3)
-        );
+        assert_eq!((plan.point.as_str(), plan.deed, plan.at), ("target.installed", Deed::Kill, 3));
         assert_eq!(plan.node, None);
         assert_eq!(parse("target.commit=stop").unwrap().deed, Deed::Stop);
         assert_eq!(parse("target.told=forget").unwrap().deed, Deed::Forget);

@@ -111,8 +111,7 @@ fn lists_of_kept_pages_are_checked() {
     let check = |runs: &[(u64, u64)], hash_bytes: usize| {
         let runs = runs.iter().map(|&(first, count)| Run::new(Page(first), count)).collect();
         let hashes = vec![7; hash_bytes];
-        let have =
-            PageHave { task: task(1), epoch: Epoch(1), runs, hashes, is_last: true };
+        let have = PageHave { task: task(1), epoch: Epoch(1), runs, hashes, is_last: true };
         let mut bytes = Vec::new();
         PageFrame::Have(have).encode(&mut bytes);
         PageFrame::decode(&bytes).map(|_| ())
@@ -152,7 +151,10 @@ const PAGES: u64 = 24;
 
 impl World {
     fn roll(&mut self, end: u64) -> u64 {
-        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.dice = self
+            .dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.dice >> 33) % end
     }
 
@@ -247,16 +249,15 @@ impl World {
             self.nodes[to] = Node { place, kept };
             return;
         }
-        let Settled { lost, alive } = back.settle(&same, |kept| {
-            kept.iter().filter(|entry| same.contains(entry.0)).eq(told)
-        });
+        let Settled { lost, alive } =
+            back.settle(&same, |kept| kept.iter().filter(|entry| same.contains(entry.0)).eq(told));
         place.retain(|&page, _| alive.contains(Page(page)));
         self.same += same.len() - lost.len();
         self.lost += lost.len();
         // The rest comes as it is asked for or pushed.
         let limits = PushLimits { chunk_pages: 3, credit: 2, readahead_pages: 1 };
         let mut push = Push::over(later, same, limits);
-        lost.runs().for_each(|run| push.lacks(run));
+        lost.runs().for_each(|run| assert!(push.lacks(run) && !push.lacks(run)));
         while let Some(chunk) = push.next_chunk() {
             for page in chunk.pages.pages() {
                 assert!(!place.contains_key(&page.0), "page {page:?} came and was there");

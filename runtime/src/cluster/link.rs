@@ -13,7 +13,7 @@ use migrt_proto::{Core, LinkRefused, NodeId, Place};
 use super::Cluster;
 use crate::machine::{Cpu, Image};
 use crate::migrate::arrive::{Arrive, Discard};
-use crate::migrate::{follow, have, lacking, serve};
+use crate::migrate::{follow, found, have, lacking, serve};
 use crate::net::{BulkSink, Handler, LinkError};
 
 /// See the module.
@@ -183,7 +183,7 @@ impl Handler for Link {
             Ok(StreamHead::Pages(PageFrame::Section(section)))
                 if section.kind == SectionKind::Found =>
             {
-                return have::found(from, section).unwrap_or_else(|why| refuse(peer, &why));
+                return found::found(from, section).unwrap_or_else(|why| refuse(peer, &why));
             }
             Ok(StreamHead::Pages(PageFrame::Section(section)))
                 if section.kind == SectionKind::Head =>

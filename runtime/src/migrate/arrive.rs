@@ -21,7 +21,6 @@ use migrt_proto::{EntryId, Epoch, NodeId, SlotRef, TaskId};
 
 use super::copy::Copy;
 use super::follow::{Chunks, Frames};
-use super::have;
 use super::installer::{self, Installer};
 use super::lacking::Lacking;
 use super::pages::pages_of;
@@ -38,15 +37,15 @@ use crate::task::tls::TlsLayout;
 /// A copy that is being installed, or waits for its commit.
 #[derive(Debug)]
 pub(crate) struct Arrival {
-    task: TaskId,
-    from: NodeId,
+    pub(super) task: TaskId,
+    pub(super) from: NodeId,
     /// What came with its last pages, and when these began to come.
     last: OnceLock<(Manifest, Instant)>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     Here(Box<Copy>),
     Gone,
 }
@@ -77,7 +76,7 @@ impl Arrival {
     }
 
     /// All pages have come: do they fit over what the task left here?
-    fn fit(&self) -> Result<(), Refusal> {
+    pub(super) fn fit(&self) -> Result<(), Refusal> {
         let mut state = self.state.lock().unwrap();
         let State::Here(copy) = &mut *state else { return Ok(()) };
         if let Some(merge) = &mut copy.merge {
@@ -88,66 +87,11 @@ impl Arrival {
     }
 
     /// It cannot be: the source hears why.
-    fn fail(&self, cluster: &'static Cluster, epoch: Epoch, why: Refusal) {
+    pub(super) fn fail(&self, cluster: &'static Cluster, epoch: Epoch, why: Refusal) {
         let task = self.task;
         cluster.forget_arrival(task, epoch);
         self.discard();
         cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
-    }
-
-    /// The stream of its pages has ended well. What it did not bring because it was to be here, and is
-    /// not, is asked for.
-    fn streamed(&self, cluster: &'static Cluster, epoch: Epoch) {
-        let mut state = self.state.lock().unwrap();
-        let State::Here(copy) = &mut *state else { return };
-        copy.is_streamed = true;
-        let lost = copy.lost.clone();
-        drop(state);
-        if lost.is_empty() {
-            return self.complete(cluster, epoch);
-        }
-        tracing::debug!(task = %self.task, pages = lost.len(), "kept pages are gone");
-        have::ask_for(cluster, self.from, (self.task, epoch), &lost);
-    }
-
-    /// Pages that were lost have come after all.
-    pub(super) fn found(
-        &self,
-        cluster: &'static Cluster,
-        section: &Section,
-        pages: &[u8],
-    ) -> Result<(), String> {
-        let mut state = self.state.lock().unwrap();
-        let State::Here(copy) = &mut *state else { return Ok(()) };
-        let named = pages_of(&section.slots).ok_or("found pages that are none")?;
-        if !named.difference(&copy.lost).is_empty() {
-            return Err("pages that nobody has asked for".to_owned());
-        }
-        let task_slot = copy.slots.first().map(|slot| SlotRef(slot.raw()));
-        Installer::new(task_slot, &section.slots)?.write(pages, copy.merge.as_mut());
-        copy.lost.remove_all(&named);
-        let is_complete = copy.is_streamed && copy.lost.is_empty();
-        drop(state);
-        if is_complete {
-            self.complete(cluster, section.epoch);
-        }
-        Ok(())
-    }
-
-    /// Everything is here.
-    fn complete(&self, cluster: &'static Cluster, epoch: Epoch) {
-        crate::fail::point("target.installed");
-        let task = self.task;
-        match self.fit() {
-            Ok(()) => cluster.tell(|core, now| core.installed(now, task, epoch)),
-            Err(why) => self.fail(cluster, epoch, why),
-        }
-        crate::fail::point("target.ready");
-    }
-
-    /// Who sends it.
-    pub(super) fn source(&self) -> NodeId {
-        self.from
     }
 
     /// The commit has come: the task is this node's, in `epoch`.
@@ -202,7 +146,7 @@ impl Arrival {
         if let (Some(lacking), Some(body)) = (copy.lacking, record.mobile()) {
             lacking.thawed(&record, body);
         }
-        known::arrived(&record, &manifest.visited, self.from);
+        known::arrived(&record, manifest, self.from);
         record
     }
 }

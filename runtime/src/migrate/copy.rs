@@ -153,7 +153,6 @@ impl Copy {
         }
     }
 
-
     /// Adopts a slot. A task that comes back at once may find its old copy still here, its release
     /// ordered but not carried out yet by the thread that works on it: that is waited for. Another
     /// task's remains are looked at again: mostly nothing reaches them any more.

@@ -20,10 +20,10 @@ use migrt_iso::PAGE_LEN;
 use migrt_proto::transfer::{Limits, Rounds, Step};
 use migrt_proto::{Epoch, NodeId};
 
-use super::{Manifest, check};
 use super::remains::{Base, Parts, addr_of};
 use super::rounds::{Checkpoint, Work};
 use super::watch::{self, Watch};
+use super::{Manifest, check};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::exec::door;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use migrt_proto::NodeId;
 use migrt_proto::transfer::{PAGE_FRAME_LEN_MAX, PageFrame, Section};
 
-use super::have;
+use super::found;
 use super::lacking::{self, Lacking};
 use super::serve;
 use crate::net::BulkSink;
@@ -139,7 +139,7 @@ impl Requests {
         match frame {
             PageFrame::Ask(ask) => match serve::find(ask.task, ask.epoch, self.from) {
                 Some(serving) => serving.demanded(&ask.asks),
-                None => have::find(self.from, ask),
+                None => found::find(self.from, ask),
             },
             PageFrame::Ack(ack) => {
                 if let Some(serving) = serve::find(ack.task, ack.epoch, self.from) {

@@ -12,22 +12,21 @@
 //! that is frozen before the answer has come goes on and is asked again. No answer, because the link is
 //! lost, is one without pages.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrt_iso::{PAGE_LEN, page};
 use migrt_proto::transfer::{
-    ASK_RUN_PAGES_MAX, Delta, KeptPages, Page, PageAsk, PageFrame, PageHash, PageHave, PageSet,
-    PageWant, Run, Section, SectionKind,
+    Delta, KeptPages, Page, PageFrame, PageHash, PageHave, PageSet, PageWant, Run,
 };
-use migrt_proto::wire::{ShipSlot, StreamHead};
+use migrt_proto::wire::StreamHead;
 use migrt_proto::{Epoch, NodeId, TaskId};
 
-use super::arrive::Arrival;
 use super::audit::Suspects;
-use super::follow::{Chunks, Frames, Swallow};
+use super::follow::{Frames, Swallow};
 use super::known::Known;
-use super::remains::{Base, addr_of, shelf};
-use super::rounds::{Checkpoint, by_slot, head_of, head_of_frame};
+use super::remains::addr_of;
+use super::rounds::{Checkpoint, head_of_frame};
 use super::{gate, hash, mobile, remains, slots_of};
 use crate::census;
 use crate::cluster::{Cluster, cluster};
@@ -35,14 +34,15 @@ use crate::fail;
 use crate::net::{BulkFeed, BulkSink};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
-use crate::task::state::Phase;
 
-/// Requests of one frame.
-const ASKS: usize = 4096;
-/// Pages of one section of found ones.
-const SECTION_PAGES: u64 = 1024;
 /// A target that says it keeps more is not believed: 64 GiB.
 const PAGES_MAX: usize = 1 << 24;
+
+/// Same pages that lie more scattered than this are sent after all: the manifest has to list them.
+const RUNS_MAX: usize = 16_384;
+/// After so many moves that were not worth asking only each eighth is.
+const FUTILE_MAX: u32 = 2;
+const SELDOM: u32 = 8;
 
 /// Offers that are awaited.
 static OPEN: Mutex<Vec<Arc<Offer>>> = Mutex::new(Vec::new());
@@ -55,8 +55,8 @@ fn open() -> MutexGuard<'static, Vec<Arc<Offer>>> {
 #[derive(Debug)]
 pub(crate) struct Offer {
     task: TaskId,
-    target: NodeId,
-    epoch: Epoch,
+    pub(super) target: NodeId,
+    pub(super) epoch: Epoch,
     state: Mutex<State>,
 }
 
@@ -78,7 +78,13 @@ pub(super) fn ask(cluster: &'static Cluster, task: &TaskRef, target: NodeId, epo
     journey.offer = None;
     let length = journey.arrival.as_ref().map_or(0, |arrival| arrival.live_pages) * PAGE_LEN as u64;
     let config = &crate::node::node().config;
-    if !journey.visited.contains(&target) || length < config.keep_from as u64 || config.keep == 0 {
+    let is_seldom = journey.futile >= FUTILE_MAX
+        && body.header().is_some_and(|h| !h.moves.load(Ordering::Relaxed).is_multiple_of(SELDOM));
+    if is_seldom
+        || !journey.visited.contains(&target)
+        || length < config.keep_from as u64
+        || config.keep == 0
+    {
         return;
     }
     let state = Mutex::default();
@@ -155,6 +161,9 @@ impl Offer {
     /// Compares pages of a task that is frozen, or whose writes from before this call on are tracked.
     pub(super) fn compare(&self, pages: &PageSet, known: Option<&Known>) {
         let mut state = self.state();
+        if !state.delta.keeps_any() {
+            return;
+        }
         let pages = present(pages);
         let known = known.map(Known::read);
         let mut known = known.as_ref().map(|known| known.cursor());
@@ -162,10 +171,17 @@ impl Offer {
             let known = known.as_mut().and_then(|known| known.get(page));
             known.or_else(|| Some(hash::of(page)))
         });
+        if state.delta.same().runs().count() > RUNS_MAX {
+            let all = state.delta.same().clone();
+            state.delta.void(&all);
+        }
     }
 
     /// The task was frozen and is in the caller's hands: which of its pages the target has.
     pub(super) fn freeze(&self, header: &Header, known: Option<&Known>) {
+        if !self.state().delta.keeps_any() {
+            return;
+        }
         let live = Checkpoint::of(header).live;
         if let Some(known) = known {
             known.settle();
@@ -188,6 +204,11 @@ impl Offer {
             suspects.look(&slots, addr, addr, run.count as usize * PAGE_LEN);
         }
         suspects.any_alive(header)
+    }
+
+    /// What the target has said of a page.
+    pub(super) fn kept(&self, page: Page) -> Option<PageHash> {
+        self.state().delta.kept(page)
     }
 
     /// The pages that the target has.
@@ -258,7 +279,7 @@ fn tell(to: NodeId, frames: Vec<PageHave>) {
 }
 
 /// Sends frames on a stream of their own.
-fn send(cluster: &Cluster, to: NodeId, frames: Vec<PageFrame>) -> Option<BulkFeed> {
+pub(super) fn send(cluster: &Cluster, to: NodeId, frames: Vec<PageFrame>) -> Option<BulkFeed> {
     let mut frames = frames.into_iter();
     let mut start = Vec::new();
     StreamHead::Pages(frames.next()?).encode(&mut start);
@@ -316,112 +337,4 @@ impl BulkSink for Answer {
     fn end(self: Box<Self>, _: bool) {
         self.offer.settle();
     }
-}
-
-/// Target: asks for pages that it was to have.
-pub(super) fn ask_for(
-    cluster: &'static Cluster,
-    source: NodeId,
-    (task, epoch): (TaskId, Epoch),
-    pages: &PageSet,
-) {
-    let mut left = pages.clone();
-    let mut asks = Vec::new();
-    while !left.is_empty() {
-        asks.extend(left.take_first(ASK_RUN_PAGES_MAX).runs());
-    }
-    let frame = |asks: &[Run]| PageFrame::Ask(PageAsk { task, epoch, asks: asks.to_vec() });
-    drop(send(cluster, source, asks.chunks(ASKS).map(frame).collect()).map(BulkFeed::finish));
-}
-
-/// Source: the target asks for pages of a frozen task that it was to have.
-pub(super) fn find(from: NodeId, ask: PageAsk) {
-    let Some(task) = cluster().resident(ask.task) else { return };
-    let offer = task.mobile().and_then(|body| body.any_journey()?.offer.clone());
-    let Some(offer) = offer.filter(|o| (o.target, o.epoch) == (from, ask.epoch)) else { return };
-    let finding = move || {
-        let found = census::clearing(|| send_found(&task, &offer, &ask));
-        if let Err(why) = found {
-            cluster().tell(|core, now| core.ship_failed(now, ask.task, ask.epoch, &why));
-        }
-        census::clear_stack();
-    };
-    // If there is no thread to be had the target is given up in time.
-    drop(crate::thread::start("migrt-finder", finding));
-}
-
-fn send_found(task: &TaskRef, offer: &Offer, ask: &PageAsk) -> Result<(), String> {
-    let body = mobile(task);
-    // Held while pages are copied: the task is not let go meanwhile.
-    let _shipped = body.shipped();
-    let Some(header) = body.header().filter(|_| task.state.phase() == Phase::Frozen) else {
-        return Ok(());
-    };
-    let slots = slots_of(header);
-    let state = offer.state();
-    let mut left: PageSet = ask.asks.iter().copied().collect();
-    left = left.intersection(state.delta.same());
-    let mut feed: Option<BulkFeed> = None;
-    while !left.is_empty() {
-        let pages = left.take_first(SECTION_PAGES);
-        let mut list: Vec<ShipSlot> = by_slot(&slots, &pages);
-        list.retain(|item| !item.runs.is_empty());
-        let (base, parts) = Base::copy(&list).ok_or("no slot is left to copy pages to")?;
-        for page in pages.pages() {
-            let copy = base.page(addr_of(page)).ok_or("a page was not copied")?;
-            if state.delta.kept(page) != Some(hash::at(copy)) {
-                return Err("this node has changed a page of it, through a static".to_owned());
-            }
-        }
-        cluster().metrics.shipped(pages.len() as usize, pages.len() as usize * PAGE_LEN);
-        let section = Section {
-            task: body.id,
-            epoch: offer.epoch,
-            kind: SectionKind::Found,
-            slots: list,
-            zero: Vec::new(),
-            page_len: PAGE_LEN as u32,
-            extra: Vec::new(),
-        };
-        match &feed {
-            Some(feed) => {
-                let mut parts = parts;
-                parts.insert(0, head_of(section));
-                drop(feed.push(parts));
-            }
-            None => {
-                let mut start = Vec::new();
-                StreamHead::Pages(PageFrame::Section(section)).encode(&mut start);
-                let opened = cluster().open_bulk(offer.target, start, |_| ());
-                let opened = opened.ok_or("this node is alone")?;
-                drop(opened.push(parts));
-                feed = Some(opened);
-            }
-        }
-    }
-    feed.into_iter().for_each(BulkFeed::finish);
-    Ok(())
-}
-
-/// Target: pages that it asked for.
-struct Found {
-    arrival: Arc<Arrival>,
-    chunks: Chunks,
-}
-
-/// Opens it. Pages that nobody waits for any more are swallowed.
-pub(crate) fn found(from: NodeId, section: Section) -> Result<Box<dyn BulkSink>, String> {
-    let arrival = cluster().arrival(section.task, section.epoch);
-    match arrival.filter(|arrival| arrival.source() == from) {
-        Some(arrival) => Ok(Box::new(Found { arrival, chunks: Chunks::begin(section)? })),
-        None => Ok(Box::new(Swallow)),
-    }
-}
-
-impl BulkSink for Found {
-    fn chunk(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let arrival = &self.arrival;
-        self.chunks.take(bytes, &mut |section, pages| arrival.found(cluster(), section, pages))
-    }
-    fn end(self: Box<Self>, _: bool) {}
 }

@@ -24,7 +24,7 @@ use migrt_proto::{NodeId, TaskId};
 use super::pages::run_of;
 use super::rounds::Checkpoint;
 use super::watch::{self, Watch};
-use super::{hash, later, mobile};
+use super::{Manifest, hash, later, mobile};
 use crate::cluster::cluster;
 use crate::task::record::TaskRef;
 
@@ -32,8 +32,10 @@ use crate::task::record::TaskRef;
 const STAYS: Duration = Duration::from_millis(40);
 /// Shorter ones are hashed at their freeze.
 const LONG: u64 = 1 << 20;
-/// Pages hashed between two looks at whether that is still wanted.
-const BATCH: usize = 128;
+/// Pages hashed while whoever freezes the task has to wait: some 20 us.
+const BATCH: usize = 64;
+/// The target was not asked in vain if it had one page in so many.
+const WORTH_IT: u64 = 8;
 /// Nodes that a task remembers.
 const VISITED_MAX: usize = 16;
 
@@ -57,15 +59,22 @@ struct State {
     is_settled: bool,
 }
 
-/// The task has come here from `from`, and has been at `visited`.
-pub(super) fn arrived(record: &TaskRef, visited: &[NodeId], from: NodeId) {
+/// The task has come here from `from`.
+pub(super) fn arrived(record: &TaskRef, manifest: &Manifest, from: NodeId) {
     let body = mobile(record);
     let mut journey = body.journey();
-    journey.visited = visited.iter().copied().filter(|&node| node != from).collect();
+    journey.visited = manifest.visited.iter().copied().filter(|&node| node != from).collect();
     journey.visited.push(from);
     let surplus = journey.visited.len().saturating_sub(VISITED_MAX);
     journey.visited.drain(..surplus);
-    let length = journey.arrival.as_ref().map_or(0, |arrival| arrival.live_pages) * PAGE_LEN as u64;
+    let (live, same) =
+        journey.arrival.as_ref().map_or((0, 0), |arrival| (arrival.live_pages, arrival.same_pages));
+    journey.futile = match manifest.has_asked {
+        true if same * WORTH_IT < live => manifest.futile + 1,
+        true => 0,
+        false => manifest.futile,
+    };
+    let length = live * PAGE_LEN as u64;
     let is_worth_it = length >= LONG
         && crate::node::node().config.keep > 0
         && Tracker::global().is_some_and(Tracker::is_async);
@@ -115,17 +124,14 @@ impl Known {
         state.is_watching = true;
         let pages = self.watch.take_dirty()?;
         drop(state);
-        let mut batch = Vec::with_capacity(BATCH);
         let mut left = pages.pages().peekable();
         while left.peek().is_some() {
-            // The state is not locked: whoever freezes the task does not wait for this.
-            batch.extend(left.by_ref().take(BATCH).map(|page| (page, hash::of(page))));
+            // Locked: who has settled this may give the slots away, and pages in them become guards.
             let mut state = self.state();
             if state.is_settled {
-                // The batch may be older than what was taken as dirty.
                 return Ok(());
             }
-            state.hashes.append(&mut batch);
+            state.hashes.extend(left.by_ref().take(BATCH).map(|page| (page, hash::of(page))));
         }
         Ok(())
     }

@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use migrt_iso::missing::{Mark, Missing as Kernel};
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::transfer::{
-    ASK_RUN_PAGES_MAX, ChunkId, Fault, Missing, PageAck, PageAsk, PageFrame, PageSet, Run, Section, SectionKind,
-    Waiter, Way,
+    ASK_RUN_PAGES_MAX, ChunkId, Fault, Missing, PageAck, PageAsk, PageFrame, PageSet, Run, Section,
+    SectionKind, Waiter, Way,
 };
 use migrt_proto::wire::StreamHead;
 use migrt_proto::{Epoch, NodeId, TaskId};

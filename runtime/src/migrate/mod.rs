@@ -24,6 +24,7 @@ pub(crate) mod copying;
 #[expect(unsafe_code, reason = "handles signals, and waits for pages")]
 pub(crate) mod fault;
 pub(crate) mod follow;
+pub(crate) mod found;
 mod gate;
 #[expect(unsafe_code, reason = "reads pages in place")]
 mod hash;

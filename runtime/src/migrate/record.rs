@@ -93,7 +93,8 @@ impl Report {
 
     /// It does not run before it is whole.
     pub(super) fn waits_for_all(&mut self) {
-        self.why += "; over remains that are in use, or without userfaultfd, it waits for all of its pages";
+        self.why +=
+            "; over remains that are in use, or without userfaultfd, it waits for all of its pages";
         self.rest_pages = self.sent_pages;
     }
 

@@ -27,10 +27,10 @@ use migrt_proto::{Epoch, NodeId, TaskId};
 
 use super::audit::{self, Suspects};
 use super::head::{self, Split};
-use super::{check, gate};
 use super::remains::{Base, Parts, addr_of, number_of};
 use super::rounds::{by_slot, head_of};
 use super::ship::{manifest, prepare};
+use super::{check, gate};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::config::Audit;
@@ -121,10 +121,7 @@ pub(super) fn ship(
             break;
         }
         header.drain_frees();
-        if let Some(offer) = &offer {
-            let known = body.journey().known.clone();
-            offer.freeze(header, known.as_deref());
-        }
+        super::compare(body);
     }
     let Split { slots, head, missing } = split;
     let mut manifest = manifest(body);
@@ -276,8 +273,10 @@ impl Serving {
     pub(crate) fn demanded(&self, runs: &[Run]) {
         let mut state = self.state();
         for &run in runs {
-            // It was to have them, and does not: they are pushed like all others.
-            state.push.lacks(run);
+            if state.push.lacks(run) {
+                // On the stream of the push: until all is there the target may take no other.
+                continue;
+            }
             if let Some(chunk) = state.push.demanded(run).chunk {
                 self.send(&mut state, chunk, true);
             }

@@ -43,6 +43,10 @@ pub(crate) struct Manifest {
     pub(crate) same: Vec<ShipSlot>,
     /// One hash of all their hashes.
     pub(crate) same_hash: u128,
+    /// The target was asked what it keeps.
+    pub(crate) has_asked: bool,
+    /// Moves in a row for which that brought little or nothing, before this one.
+    pub(crate) futile: u32,
     /// Nodes that the task has been at.
     pub(crate) visited: Vec<NodeId>,
     /// Test mode: what the pages hash to.
@@ -196,7 +200,8 @@ fn load(body: &MobileBody) -> Option<Load> {
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
         // (A page that the target has, it has without one.)
-        let is_bare = |list| base.word(list).map_or(same.contains(number_of(list)), |head| head == 0);
+        let is_bare =
+            |list| base.word(list).map_or(same.contains(number_of(list)), |head| head == 0);
         if header.arenas().all(|a| is_bare(a.arena().remote_list_addr())) {
             let mut manifest = manifest(body);
             let strategy = body.journey().order.map(|order| order.strategy);
@@ -209,10 +214,7 @@ fn load(body: &MobileBody) -> Option<Load> {
             return Some(Load { manifest, slots: image.slots, base, parts });
         }
         body.drain_frees(header);
-        if let Some(offer) = &offer {
-            let known = body.journey().known.clone();
-            offer.freeze(header, known.as_deref());
-        }
+        super::compare(body);
     }
 }
 
@@ -225,6 +227,8 @@ pub(super) fn manifest(body: &MobileBody) -> Manifest {
         stood_us: journey.stood_us(),
         clock: Reading::take(body.header()),
         report: Report::begin(&journey),
+        has_asked: journey.offer.is_some(),
+        futile: journey.futile,
         visited: journey.visited.clone(),
         ..Manifest::default()
     }

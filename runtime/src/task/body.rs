@@ -80,6 +80,8 @@ pub(crate) struct Journey {
     pub(crate) serving: Option<Arc<Serving>>,
     /// What the target of the move that is ordered has kept of it.
     pub(crate) offer: Option<Arc<Offer>>,
+    /// Moves in a row that asked for that for little or nothing.
+    pub(crate) futile: u32,
     /// What its pages hash to.
     pub(crate) known: Option<Arc<Known>>,
     /// Nodes that it has been at, the last ones.

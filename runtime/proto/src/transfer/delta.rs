@@ -106,6 +106,11 @@ impl Delta {
         Delta { kept, same: PageSet::new(), sent: PageSet::new() }
     }
 
+    /// Whether the target keeps anything.
+    pub fn keeps_any(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
     /// What the target has said of `page`.
     pub fn kept(&self, page: Page) -> Option<PageHash> {
         self.kept.get(page)

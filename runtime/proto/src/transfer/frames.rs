@@ -148,13 +148,8 @@ pub struct PageHave {
 impl PageHave {
     /// All of `kept`, in as few frames as may be; at least one.
     pub fn frames(task: TaskId, epoch: Epoch, kept: &KeptPages) -> Vec<PageHave> {
-        let empty = || PageHave {
-            task,
-            epoch,
-            runs: Vec::new(),
-            hashes: Vec::new(),
-            is_last: false,
-        };
+        let empty =
+            || PageHave { task, epoch, runs: Vec::new(), hashes: Vec::new(), is_last: false };
         let mut frames = vec![empty()];
         for (page, hash) in kept.iter() {
             let mut frame = frames.last_mut().expect("there is one");

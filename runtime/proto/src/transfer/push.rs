@@ -157,13 +157,13 @@ impl Push {
         push
     }
 
-    /// The target asks for `run`: of what it was to have kept in it, it has nothing.
-    pub fn lacks(&mut self, run: Run) {
+    /// The target asks for `run`: of what it was to have kept in it, it has nothing; that is pushed like the rest.
+    /// `false`: it was to have kept nothing there.
+    pub fn lacks(&mut self, run: Run) -> bool {
         let lost = self.kept.within(run);
-        if !lost.is_empty() {
-            self.kept.remove_all(&lost);
-            self.resent(&lost);
-        }
+        self.kept.remove_all(&lost);
+        self.resent(&lost);
+        !lost.is_empty()
     }
 
     /// The task touched `page`: push goes on from there (rule 1). [`Push::demanded`] does this by itself.

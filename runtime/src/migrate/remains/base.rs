@@ -282,13 +282,13 @@ impl Base {
     pub(crate) fn hashes(&self, from: Page, max: usize) -> Vec<(Page, PageHash)> {
         let copied = self.pages.range(from..).map(|(&page, &copy)| (page, Ok(addr_of(copy))));
         let known = self.thin.range(from..).chain(self.torn.range(from..));
-        let mut all: Vec<_> = copied
-            .take(max)
-            .chain(known.map(|(&page, &hash)| (page, Err(hash))))
-            .collect();
+        let mut all: Vec<_> =
+            copied.take(max).chain(known.map(|(&page, &hash)| (page, Err(hash)))).collect();
         all.sort_unstable_by_key(|entry| entry.0);
         all.truncate(max);
-        all.into_iter().map(|(page, hash)| (page, hash.map_or_else(|hash| hash, hash::at))).collect()
+        all.into_iter()
+            .map(|(page, hash)| (page, hash.map_or_else(|hash| hash, hash::at)))
+            .collect()
     }
 
     /// Bytes of all pages that were copied.

@@ -223,7 +223,8 @@ fn fill_bases() {
     loop {
         let mut table = table();
         let Some(kept) = table.iter_mut().find(|kept| kept.is_thin()) else { return };
-        let base = kept.base.as_mut().and_then(Arc::get_mut).expect("a thin base, and no other owner");
+        let base =
+            kept.base.as_mut().and_then(Arc::get_mut).expect("a thin base, and no other owner");
         base.fill(BATCH);
     }
 }

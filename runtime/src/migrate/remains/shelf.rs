@@ -24,8 +24,8 @@ use migrt_proto::transfer::{KeptPages, PageSet, Run, Shelf};
 use super::{Kept, addr_of, number_of};
 use crate::migrate::{hash, later};
 
-/// Pages hashed between two looks at whether they are still wanted.
-const BATCH: usize = 512;
+/// Pages hashed while the shelf is locked: some 20 us.
+const BATCH: usize = 64;
 
 /// What is kept of one task.
 #[derive(Debug)]
@@ -81,6 +81,8 @@ pub(super) fn put(kept: Kept) -> Result<(), Kept> {
     let state = of(&mut guard);
     let serial = state.add(kept.task, kept.slots, None, byte_count);
     drop(guard);
+    // Others may have gone for it.
+    HASHED.notify_all();
     later::after(Duration::ZERO, move || hash_all(kept.task, serial));
     Ok(())
 }
@@ -194,39 +196,38 @@ impl State {
     }
 }
 
-/// Whether the entry is still there.
-fn is_wanted(task: TaskId, serial: u64) -> bool {
-    of(&mut lock()).entries.get(&task).is_some_and(|entry| entry.serial == serial)
-}
-
-/// Hashes what was put on the shelf. It may go meanwhile; then the slots are somebody else's, and what is
-/// read in them is thrown away.
+/// Hashes what was put on the shelf.
 fn hash_all(task: TaskId, serial: u64) {
-    let slots = match of(&mut lock()).entries.get(&task) {
-        Some(entry) if entry.serial == serial => entry.slots.clone(),
-        _ => return,
-    };
+    let is_it = |state: &State| state.entries.get(&task).is_some_and(|e| e.serial == serial);
+    let mut guard = lock();
+    let state = of(&mut guard);
+    if !is_it(state) {
+        return;
+    }
     let mut present = PageSet::new();
-    for slot in slots {
+    for slot in &state.entries[&task].slots {
         page::present_runs(slot.base(), slot.len(), &mut |run| {
             present.insert(Run::new(number_of(run.addr), run.count as u64));
         });
     }
     let mut list = Vec::with_capacity(present.len() as usize);
     for (count, page) in present.pages().enumerate() {
-        if count % BATCH == 0 && !is_wanted(task, serial) {
-            return;
+        if count % BATCH == 0 {
+            // Others may take the entry now; then the slots are somebody else's, with other guards.
+            drop(guard);
+            guard = lock();
+            if !is_it(of(&mut guard)) {
+                return;
+            }
         }
-        // SAFETY: a page of the region; if it is written meanwhile the entry has gone, and nobody will
-        // use the answer.
+        // SAFETY: a page of a kept slot, which nothing reaches, and which is kept while the shelf is locked.
         if !unsafe { page::is_zero_page(addr_of(page) as *const u8) } {
             list.push((page, hash::of(page)));
         }
     }
     let byte_count = list.len() * PAGE_LEN;
-    let mut guard = lock();
     let state = of(&mut guard);
-    if let Some(entry) = state.entries.get_mut(&task).filter(|entry| entry.serial == serial) {
+    if let Some(entry) = state.entries.get_mut(&task) {
         entry.pages = Some(Arc::new(KeptPages::new(list)));
         state.weigh(task, byte_count);
     }

@@ -63,7 +63,8 @@ impl Heap {
     fn write(&mut self, count: usize) {
         let total: usize = self.blocks.iter().map(Vec::len).sum();
         for n in 0..count {
-            let mut at = n * (total / count) + self.random.below(WORDS as u64) as usize % (total / count);
+            let mut at =
+                n * (total / count) + self.random.below(WORDS as u64) as usize % (total / count);
             let block = self.blocks.iter().position(|block| {
                 let is_in = at < block.len();
                 at -= if is_in { 0 } else { block.len() };
