@@ -389,6 +389,7 @@ fn begin(
         let manifest = manifest_of(section)?;
         // Checks that they lie where pages of the task can lie.
         drop(Installer::new(task_slot, &manifest.same)?);
+        let is_ours = |item: &ShipSlot| copy.slots.iter().any(|slot| slot.raw() == item.slot.0);
         if !manifest.same.iter().all(is_ours) {
             return Err("a section takes pages of another task for kept".to_owned());
         }

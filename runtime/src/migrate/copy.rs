@@ -60,10 +60,12 @@ impl Copy {
         }
         let kept = self.kept.or(self.merge.map(Merge::undo));
         let shelved = self.shelved.or(self.over.map(Over::undo));
-        let has = |slots: Option<&Vec<SlotId>>, slot| slots.is_some_and(|all| all.contains(slot));
+        let has = |slots: Option<&Vec<SlotId>>, slot: SlotId| {
+            slots.is_some_and(|all| all.contains(&slot))
+        };
         for slot in self.slots {
-            let is_kept = has(kept.as_ref().map(|kept| &kept.slots), &slot)
-                || has(shelved.as_ref().map(|shelved| &shelved.slots), &slot);
+            let is_kept = has(kept.as_ref().map(|kept| &kept.slots), slot)
+                || has(shelved.as_ref().map(|shelved| &shelved.slots), slot);
             if !is_kept {
                 pool::global().release(slot);
             }

@@ -259,7 +259,7 @@ pub(crate) fn wanted(from: NodeId, want: PageWant) -> Box<dyn BulkSink> {
         }
     };
     match remains::have_at_once(task) {
-        Some(kept) => answer(kept),
+        Some(kept) => answer(Some(kept)),
         None => {
             let spawned = crate::thread::start("migrt-keeper", move || {
                 census::clearing(|| answer(remains::have(task)));

@@ -13,6 +13,7 @@
 //! system calls, and a task is hashed at its freeze.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ const VISITED_MAX: usize = 16;
 pub(crate) struct Known {
     pub(super) watch: Arc<Watch>,
     place: Checkpoint,
+    /// No more pages are hashed. Set before the lock is asked for, so that nobody waits for all of them.
+    is_settled: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -55,8 +58,6 @@ struct State {
     void: PageSet,
     gone: BTreeSet<SlotId>,
     is_watching: bool,
-    /// No more pages are hashed.
-    is_settled: bool,
 }
 
 /// The task has come here from `from`.
@@ -80,7 +81,12 @@ pub(super) fn arrived(record: &TaskRef, manifest: &Manifest, from: NodeId) {
         && Tracker::global().is_some_and(Tracker::is_async);
     let Some(header) = body.header().filter(|_| is_worth_it) else { return };
     let place = Checkpoint::of_slots(header);
-    let known = Arc::new(Known { watch: Arc::default(), place, state: Mutex::default() });
+    let known = Arc::new(Known {
+        watch: Arc::default(),
+        place,
+        is_settled: AtomicBool::new(false),
+        state: Mutex::default(),
+    });
     journey.known = Some(known.clone());
     drop(journey);
     let task = body.id;
@@ -112,10 +118,19 @@ impl Known {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_settled(&self) -> bool {
+        self.is_settled.load(Ordering::SeqCst)
+    }
+
+    fn settled(&self) -> MutexGuard<'_, State> {
+        self.is_settled.store(true, Ordering::SeqCst);
+        self.state()
+    }
+
     fn hash_all(&self) -> Result<(), String> {
         watch::end_lingering();
         let mut state = self.state();
-        if state.is_settled {
+        if self.is_settled() {
             return Ok(());
         }
         let slots = self.place.slots.iter().filter(|slot| !state.gone.contains(slot));
@@ -127,8 +142,11 @@ impl Known {
         let mut left = pages.pages().peekable();
         while left.peek().is_some() {
             // Locked: who has settled this may give the slots away, and pages in them become guards.
+            if self.is_settled() {
+                return Ok(());
+            }
             let mut state = self.state();
-            if state.is_settled {
+            if self.is_settled() {
                 return Ok(());
             }
             state.hashes.extend(left.by_ref().take(BATCH).map(|page| (page, hash::of(page))));
@@ -138,8 +156,7 @@ impl Known {
 
     /// The task is frozen: what was written is void. From now on nothing is hashed.
     pub(super) fn settle(&self) {
-        let mut state = self.state();
-        state.is_settled = true;
+        let mut state = self.settled();
         if state.is_watching {
             match self.watch.take_dirty() {
                 Ok(dirty) => state.void.add_all(&dirty),
@@ -151,8 +168,7 @@ impl Known {
     /// Others watch from now on with what watched so far, if anything did; `dirty` is what they have found
     /// written.
     pub(super) fn hand_over(&self) -> Option<Arc<Watch>> {
-        let mut state = self.state();
-        state.is_settled = true;
+        let state = self.settled();
         state.is_watching.then(|| self.watch.clone())
     }
 
@@ -171,14 +187,13 @@ impl Known {
 
     /// Nothing is watched any more.
     pub(super) fn close(&self) {
-        self.state().is_settled = true;
+        drop(self.settled());
         self.watch.close();
     }
 
     /// The task is another node's: as [`close`](Self::close), with time.
     pub(super) fn close_later(&self) {
-        let mut state = self.state();
-        state.is_settled = true;
+        let state = self.settled();
         match state.is_watching {
             true => watch::end_later(self.watch.clone()),
             false => self.watch.close(),

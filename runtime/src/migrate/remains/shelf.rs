@@ -14,6 +14,7 @@
 //! a word of a task that leads here leads nowhere (`audit`).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -59,8 +60,15 @@ static HASHED: Condvar = Condvar::new();
 
 type Guard = MutexGuard<'static, Option<State>>;
 
+/// Threads that want the lock: who has it again and again lets them.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
 fn lock() -> Guard {
-    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+    // Relaxed: a hint.
+    WAITING.fetch_add(1, Ordering::Relaxed);
+    let guard = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    WAITING.fetch_sub(1, Ordering::Relaxed);
+    guard
 }
 
 fn of(guard: &mut Guard) -> &mut State {
@@ -215,6 +223,9 @@ fn hash_all(task: TaskId, serial: u64) {
         if count % BATCH == 0 {
             // Others may take the entry now; then the slots are somebody else's, with other guards.
             drop(guard);
+            while WAITING.load(Ordering::Relaxed) > 0 {
+                std::thread::yield_now();
+            }
             guard = lock();
             if !is_it(of(&mut guard)) {
                 return;

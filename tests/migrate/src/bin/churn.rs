@@ -25,6 +25,8 @@ struct Usage {
     mappings: u64,
     descriptors: u64,
     threads: u64,
+    /// Pages of departed tasks, for their return.
+    kept: u64,
 }
 
 #[migrt::migratable]
@@ -40,6 +42,7 @@ fn usage() -> Usage {
         mappings: maps.lines().count() as u64,
         descriptors: std::fs::read_dir("/proc/self/fd").expect("procfs").count() as u64,
         threads: number("Threads:"),
+        kept: migrt::metrics().bytes_kept,
     }
 }
 
@@ -143,6 +146,7 @@ fn tour(rounds: u64) -> Result<(), String> {
         println!("n{node} mappings before {} after {}", b.mappings, a.mappings);
         println!("n{node} descriptors before {} after {}", b.descriptors, a.descriptors);
         println!("n{node} threads before {} after {}", b.threads, a.threads);
+        println!("kept {} {}", b.kept, a.kept);
         let grown = |a: u64, b: u64, slack: u64| a > b + slack;
         if grown(a.resident_kib, b.resident_kib, RESIDENT_SLACK_KIB)
             || grown(a.mappings, b.mappings, 8)
