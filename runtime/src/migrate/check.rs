@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::copy::Copy;
 use super::image;
-use super::pages::{pages_of, run_of};
+use super::pages::run_of;
 use super::remains::{addr_of, number_of};
 use super::rounds::Checkpoint;
 use super::ship::Manifest;
@@ -87,7 +87,7 @@ pub(super) fn arrived(copy: &Copy, manifest: &Manifest) {
     let Some(check) = &manifest.check else { return };
     let mut listed = PageSet::new();
     let missing = match &copy.lacking {
-        Some(lacking) if !lacking.is_eager() => pages_of(&manifest.missing).unwrap_or_default(),
+        Some(lacking) if !lacking.is_eager() => lacking.missing_pages(),
         _ => PageSet::new(),
     };
     let mut hashes = check.hashes.iter();

@@ -311,6 +311,11 @@ impl Lacking {
         self.request(&mut self.state(), PageFrame::Ack(ack));
     }
 
+    /// The pages that are not there.
+    pub(super) fn missing_pages(&self) -> PageSet {
+        self.state().missing.pages().clone()
+    }
+
     /// Whether every page is there.
     pub(super) fn is_whole(&self) -> bool {
         self.state().missing.is_whole()
