@@ -14,7 +14,7 @@ use migrt_iso::{PAGE_LEN, SlotId, page};
 use migrt_proto::transfer::{PageSet, Run};
 
 use super::later;
-use super::remains::number_of;
+use super::remains::{addr_of, number_of};
 use super::rounds::Checkpoint;
 
 /// How long a departed task's pages are watched on: to end it takes the kernel milliseconds that the
@@ -47,8 +47,9 @@ pub(crate) struct Watch(Mutex<Slots>);
 
 #[derive(Debug, Default)]
 struct Slots {
-    /// Slots and the watched part of each.
-    watched: BTreeMap<SlotId, (usize, usize)>,
+    /// Slots and the watched part of each. Numbers, not addresses: these would be references to what
+    /// the task leaves behind.
+    watched: BTreeMap<SlotId, Run>,
     /// Nothing is watched any more, nor will be.
     closed: bool,
 }
@@ -71,15 +72,20 @@ impl Watch {
         if state.closed {
             return Err("it was called off".to_owned());
         }
-        let now: BTreeMap<SlotId, (usize, usize)> =
-            stop.slots.iter().map(|&slot| (slot, stop.watched_part(slot))).collect();
-        let is_as_before = |of: &(&SlotId, &(usize, usize))| now.get(of.0) == Some(of.1);
+        let run_of = |slot| {
+            let (addr, len) = stop.watched_part(slot);
+            Run::new(number_of(addr), (len / PAGE_LEN) as u64)
+        };
+        let now: BTreeMap<SlotId, Run> =
+            stop.slots.iter().map(|&slot| (slot, run_of(slot))).collect();
+        let is_as_before = |of: &(&SlotId, &Run)| now.get(of.0) == Some(of.1);
         let gone: Vec<SlotId> =
             state.watched.iter().filter(|of| !is_as_before(of)).map(|of| *of.0).collect();
         gone.into_iter().for_each(|slot| state.drop_slot(slot));
         for (&slot, &range) in &now {
             if let Entry::Vacant(place) = state.watched.entry(slot) {
-                tracker().watch_dirty(range.0, range.1).map_err(|error| error.to_string())?;
+                let (addr, len) = place_of(range);
+                tracker().watch_dirty(addr, len).map_err(|error| error.to_string())?;
                 place.insert(range);
             }
         }
@@ -96,7 +102,8 @@ impl Watch {
             return Err("it was called off".to_owned());
         }
         let mut dirty = PageSet::new();
-        for &(addr, len) in state.watched.values() {
+        for &run in state.watched.values() {
+            let (addr, len) = place_of(run);
             tracker()
                 .take_dirty(addr, len, &mut |run| {
                     dirty.insert(Run::new(number_of(run.addr), run.count as u64));
@@ -109,7 +116,8 @@ impl Watch {
     /// The watched pages that hold memory: those that a first [`Watch::take_dirty`] tells.
     pub(super) fn present(&self) -> PageSet {
         let mut present = PageSet::new();
-        for &(addr, len) in self.lock().watched.values() {
+        for &run in self.lock().watched.values() {
+            let (addr, len) = place_of(run);
             page::present_runs(addr, len, &mut |run| {
                 present.insert(Run::new(number_of(run.addr), run.count as u64));
             });
@@ -136,10 +144,15 @@ impl Watch {
     }
 }
 
+/// Address and length.
+fn place_of(run: Run) -> (usize, usize) {
+    (addr_of(run.first), run.count as usize * PAGE_LEN)
+}
+
 impl Slots {
     fn drop_slot(&mut self, slot: SlotId) {
-        if let Some((addr, len)) = self.watched.remove(&slot) {
-            debug_assert!(len.is_multiple_of(PAGE_LEN));
+        if let Some(run) = self.watched.remove(&slot) {
+            let (addr, len) = place_of(run);
             if let Err(error) = tracker().unwatch(addr, len) {
                 tracing::warn!(%error, "a range stays tracked; writes to it are slower");
             }

@@ -32,6 +32,8 @@ const AGE: Duration = Duration::from_millis(800);
 /// ... or this many, or hold this much memory, whichever comes first.
 const COUNT_MAX: usize = 128;
 const BYTE_COUNT_MAX: usize = 16 << 20;
+/// Whoever has just left remains may have their addresses on its stack for so long.
+const GRACE: Duration = Duration::from_millis(3);
 /// The collector looks this often, and rests at least [`SHARE`] times as long as a run took.
 const PERIOD: Duration = Duration::from_millis(20);
 const SHARE: u32 = 25;
@@ -56,6 +58,7 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
     crate::migrate::later::start()?;
     crate::thread::start("migrt-collector", || {
         census::clear_always();
+        let mut is_second = false;
         loop {
             let mut asked = ASKED.0.lock().unwrap_or_else(PoisonError::into_inner);
             while !*asked {
@@ -64,12 +67,19 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
             *asked = false;
             drop(asked);
             let first = Instant::now();
-            while first.elapsed() < AGE && !super::is_much(COUNT_MAX, BYTE_COUNT_MAX) {
+            std::thread::sleep(GRACE);
+            while first.elapsed() < AGE && (is_second || !super::is_much(COUNT_MAX, BYTE_COUNT_MAX))
+            {
                 std::thread::sleep(PERIOD);
             }
             let since = Instant::now();
             let left = collect();
             super::fill_bases();
+            // What looked like a reference may be gone when it is looked at once more.
+            is_second = left > 0 && !is_second;
+            if is_second {
+                ask();
+            }
             let took = since.elapsed();
             tracing::trace!(left, ?took, "remains collected");
             census::clear_stack();
