@@ -59,6 +59,8 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
     crate::thread::start("migrt-collector", || {
         census::clear_always();
         let mut is_second = false;
+        // What the last look has left: it is not looked at again and again for being much.
+        let mut floor = (0, 0);
         loop {
             let mut asked = ASKED.0.lock().unwrap_or_else(PoisonError::into_inner);
             while !*asked {
@@ -68,13 +70,15 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
             drop(asked);
             let first = Instant::now();
             std::thread::sleep(GRACE);
-            while first.elapsed() < AGE && (is_second || !super::is_much(COUNT_MAX, BYTE_COUNT_MAX))
+            while first.elapsed() < AGE
+                && !super::is_much(COUNT_MAX + floor.0, BYTE_COUNT_MAX + floor.1)
             {
                 std::thread::sleep(PERIOD);
             }
             let since = Instant::now();
             let left = collect();
             super::fill_bases();
+            floor = super::held();
             // What looked like a reference may be gone when it is looked at once more.
             is_second = left > 0 && !is_second;
             if is_second {

@@ -155,12 +155,15 @@ impl Kept {
 
 /// Whether there are remains of so many tasks, or holding so much memory, or such whose base is thin.
 fn is_much(count: usize, byte_count: usize) -> bool {
+    let held = held();
+    held.0 > count || held.1 > byte_count || table().iter().any(Kept::is_thin)
+}
+
+/// Of how many tasks there are remains, and the bytes of their pages and the copies of these.
+fn held() -> (usize, usize) {
     let table = table();
-    // The pages and their copies.
-    let held = |kept: &Kept| 2 * kept.base.as_ref().map_or(0, |base| base.byte_count());
-    table.len() > count
-        || table.iter().map(held).sum::<usize>() > byte_count
-        || table.iter().any(Kept::is_thin)
+    let bytes = |kept: &Kept| 2 * kept.base.as_ref().map_or(0, |base| base.byte_count());
+    (table.len(), table.iter().map(bytes).sum())
 }
 
 /// Hashed, or copied, while the table is locked.
