@@ -27,10 +27,8 @@ use migrt_proto::{Epoch, NodeId, TaskId};
 
 use super::audit::{self, Suspects};
 use super::gate;
-use super::head::{self, Split};
 use super::remains::{Base, Parts, addr_of, number_of};
 use super::rounds::{by_slot, head_of};
-use super::ship::{manifest, prepare};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::config::Audit;
@@ -69,6 +67,8 @@ pub(crate) struct Serving {
 struct State {
     push: Push,
     base: Base,
+    /// Pages that follow and whose copies in the base are of an earlier round still.
+    old: PageSet,
     /// Holds the frozen copy; gone when the copy is let go.
     record: Option<TaskRef>,
     pusher: Option<BulkFeed>,
@@ -82,9 +82,29 @@ struct State {
     has_begun: bool,
 }
 
+/// A task that leaves.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) record: TaskRef,
+    pub(super) epoch: Epoch,
+    pub(super) to: NodeId,
+    /// The task slot first.
+    pub(super) slots: Vec<SlotId>,
+}
+
+/// What follows it.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) missing: PageSet,
+    /// Of these, the ones whose copies in the base are of an earlier round.
+    pub(super) old: PageSet,
+    pub(super) base: Base,
+    pub(super) audit: Checked,
+}
+
 /// What is known of words that lead out of the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Checked {
+pub(super) enum Checked {
     /// Each page is looked through.
     Pages,
     /// The whole task was: no page needs a look.
@@ -93,112 +113,18 @@ enum Checked {
     LeadsOut,
 }
 
-/// Ships the head of a frozen task, and makes everything ready to push the rest.
-///
-/// # Errors
-/// There is no slot for the copies, or no wire.
-pub(super) fn ship(
-    cluster: &'static Cluster,
-    (task, header): (&TaskRef, &Header),
-    (epoch, to): (Epoch, NodeId),
-) -> Result<(), String> {
-    const NO_SLOT: &str = "this node has no slot left to copy the task's pages to";
-    prepare(header);
-    let (mut split, mut base, mut parts);
-    loop {
-        split = head::split(header);
-        (base, parts) = (Base::default(), Parts::lent());
-        let page_count = split.head.len() + split.missing.len();
-        base.reserve(page_count as usize * PAGE_LEN).ok_or(NO_SLOT)?;
-        copy(&mut base, &by_slot(&split.slots, &split.head), &mut parts).ok_or(NO_SLOT)?;
-        // As for other shipments: a free by others never goes along.
-        if base.word(header.prefix.arena().remote_list_addr()) == Some(0) {
-            break;
-        }
-        header.drain_frees();
-    }
-    let Split { slots, head, missing } = split;
-    let mut manifest = manifest(task.mobile().expect("only mobile tasks move"));
-    manifest.report.post_copy(head.len(), missing.len());
-    manifest.missing = by_slot(&slots, &missing);
-    manifest.missing.retain(|item| !item.runs.is_empty());
-    let section = Section {
-        task: header.id,
-        epoch,
-        kind: SectionKind::Head,
-        slots: by_slot(&slots, &head),
-        zero: Vec::new(),
-        page_len: PAGE_LEN as u32,
-        extra: postcard::to_stdvec(&manifest).expect("plain data encodes"),
-    };
-    let mut start = Vec::new();
-    StreamHead::Pages(PageFrame::Section(section)).encode(&mut start);
-    // The limit of what the manifest may take is a little lower.
-    if start.len() > BULK_HEADER_LEN_MAX - (16 << 10) {
-        return Err("its pages lie too scattered to be listed".to_owned());
-    }
-    let is_threaded = missing.len() >= MANY;
-    let audit = match crate::node::node().config.audit {
-        // A short heap was scanned whole.
-        Audit::Off => Checked::All,
-        _ if !is_long(header) => Checked::All,
-        _ => Checked::Pages,
-    };
-    let serving = Arc::new(Serving {
-        cluster,
-        task: header.id,
-        epoch,
-        to,
-        slots,
-        state: Mutex::new(State {
-            push: Push::new(missing, LIMITS),
-            base,
-            record: Some(task.clone()),
-            pusher: None,
-            answers: None,
-            generation: 0,
-            audit,
-            is_threaded,
-            has_begun: false,
-        }),
-        news: Condvar::new(),
-    });
-    let body = task.mobile().expect("only mobile tasks move");
-    body.journey().serving = Some(serving.clone());
-    table().insert((header.id, epoch), serving.clone());
-    SERVED.fetch_add(1, Ordering::Relaxed);
-    let byte_count = start.len() + head.len() as usize * PAGE_LEN;
-    let mut state = serving.state();
-    let feed = serving.open(&state, start, false);
-    let Some(feed) = feed else {
-        drop(state);
-        drop(serving.close());
-        return Err("this node is alone".to_owned());
-    };
-    drop(feed.push(parts.list));
-    state.pusher = Some(feed);
-    drop(state);
-    if is_threaded {
-        let pusher = serving.clone();
-        let spawned =
-            crate::thread::start("migrt-pusher", move || census::clearing(|| pusher.run()));
-        if spawned.is_err() {
-            serving.state().is_threaded = false;
-        }
-    }
-    cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
-    Ok(())
+/// The pages of one slot of a list.
+pub(super) fn runs_of(item: &ShipSlot) -> impl Iterator<Item = Run> {
+    let start = SlotId::from_raw(item.slot.0).expect("a slot of this node").base();
+    item.runs.iter().map(move |run| {
+        Run::new(number_of(start + run.first as usize * PAGE_LEN), u64::from(run.count))
+    })
 }
 
 /// Copies pages in the order in which they are listed and sent. `None`: there is no slot for a copy.
 fn copy(base: &mut Base, list: &[ShipSlot], parts: &mut Parts) -> Option<()> {
-    for item in list {
-        let start = SlotId::from_raw(item.slot.0).expect("a slot of this node").base();
-        for run in &item.runs {
-            let first = number_of(start + run.first as usize * PAGE_LEN);
-            let run = Run::new(first, u64::from(run.count));
-            base.add_once(run, run.count as usize * PAGE_LEN, parts)?;
-        }
+    for run in list.iter().flat_map(runs_of) {
+        base.add_once(run, run.count as usize * PAGE_LEN, parts)?;
     }
     Some(())
 }
@@ -217,6 +143,31 @@ pub(super) fn is_long(header: &Header) -> bool {
 /// Whose pages are served under this name to `to`.
 pub(crate) fn find(task: TaskId, epoch: Epoch, to: NodeId) -> Option<Arc<Serving>> {
     table().get(&(task, epoch)).filter(|serving| serving.to == to).cloned()
+}
+
+/// The stream of a task's rounds broke.
+pub(super) fn stream_broke(
+    cluster: &'static Cluster,
+    of: (TaskId, Epoch, NodeId),
+    why: String,
+) {
+    break_later(cluster, of, 0, why);
+}
+
+/// A stream broke: not now, since the caller may hold what this needs.
+fn break_later(
+    cluster: &'static Cluster,
+    (task, epoch, to): (TaskId, Epoch, NodeId),
+    generation: u64,
+    why: String,
+) {
+    cluster.soon(move || {
+        // Counts only before the commit.
+        cluster.tell(|core, now| core.ship_failed(now, task, epoch, &why));
+        if let Some(serving) = find(task, epoch, to) {
+            serving.broken(generation);
+        }
+    });
 }
 
 /// The link to `node` is lost.
@@ -330,13 +281,20 @@ impl Serving {
             return;
         }
         let (mut pages, mut zero) = (chunk.pages, PageSet::new());
+        let old = state.old.intersection(&pages);
+        state.old.remove_all(&old);
         for page in pages.pages() {
+            let is_new = old.contains(page) || state.base.page(addr_of(page)).is_none();
             // SAFETY: a page of the frozen task, whose slots are kept as long as the record is.
-            if unsafe { page::is_zero_page(addr_of(page) as *const u8) }
-                && state.base.page(addr_of(page)).is_none()
-            {
+            if is_new && unsafe { page::is_zero_page(addr_of(page) as *const u8) } {
                 zero.insert(Run::one(page));
+                state.base.remove(page);
             }
+        }
+        // Over the copies of earlier rounds: these have been installed, so the wire reads them no more.
+        for run in old.difference(&zero).runs() {
+            let len = run.count as usize * PAGE_LEN;
+            let _ = state.base.add(run, len, &mut Parts::lent());
         }
         pages.remove_all(&zero);
         let kind = match by_demand {
@@ -401,20 +359,80 @@ impl Serving {
         }
     }
 
+    /// Sends the head, on the stream of the rounds if there were any; the push waits for the commit.
+    pub(super) fn begin_stream(
+        cluster: &'static Cluster,
+        task: Leaving,
+        served: Served,
+        (section, mut parts): (Section, Parts),
+        stream: Option<BulkFeed>,
+    ) -> Result<(), String> {
+        let Served { missing, old, base, audit } = served;
+        let is_threaded = missing.len() >= MANY;
+        let body = task.record.mobile().expect("only mobile tasks move");
+        let state = State {
+            push: Push::new(missing, LIMITS),
+            base,
+            old,
+            record: Some(task.record.clone()),
+            pusher: stream,
+            answers: None,
+            generation: 0,
+            audit,
+            is_threaded,
+            has_begun: false,
+        };
+        let serving = Arc::new(Serving {
+            cluster,
+            task: body.id,
+            epoch: task.epoch,
+            to: task.to,
+            slots: task.slots,
+            state: Mutex::new(state),
+            news: Condvar::new(),
+        });
+        body.journey().serving = Some(serving.clone());
+        table().insert((body.id, task.epoch), serving.clone());
+        SERVED.fetch_add(1, Ordering::Relaxed);
+        let mut state = serving.state();
+        if let Some(feed) = &state.pusher {
+            parts.list.insert(0, head_of(section));
+            drop(feed.push(parts.list));
+        } else {
+            let mut start = Vec::new();
+            StreamHead::Pages(PageFrame::Section(section)).encode(&mut start);
+            // The limit of what the manifest may take is a little lower.
+            let is_short = start.len() <= BULK_HEADER_LEN_MAX - (16 << 10);
+            let feed = if is_short { serving.open(&state, start, false) } else { None };
+            let Some(feed) = feed else {
+                drop(state);
+                drop(serving.close());
+                return Err(match is_short {
+                    true => "this node is alone".to_owned(),
+                    false => "its pages lie too scattered to be listed".to_owned(),
+                });
+            };
+            drop(feed.push(parts.list));
+            state.pusher = Some(feed);
+        }
+        drop(state);
+        if is_threaded {
+            let pusher = serving.clone();
+            let spawned =
+                crate::thread::start("migrt-pusher", move || census::clearing(|| pusher.run()));
+            if spawned.is_err() {
+                serving.state().is_threaded = false;
+            }
+        }
+        Ok(())
+    }
+
     fn open(&self, state: &State, start: Vec<u8>, by_demand: bool) -> Option<BulkFeed> {
-        let (cluster, task, epoch, generation) =
-            (self.cluster, self.task, self.epoch, state.generation);
-        let to = self.to;
+        let (cluster, generation) = (self.cluster, state.generation);
+        let (task, epoch, to) = (self.task, self.epoch, self.to);
         let done = move |result| {
             let Err(why): Result<(), String> = result else { return };
-            // Not at once: the caller may hold what this needs.
-            cluster.soon(move || {
-                // Counts only before the commit.
-                cluster.tell(|core, now| core.ship_failed(now, task, epoch, &why));
-                if let Some(serving) = find(task, epoch, to) {
-                    serving.broken(generation);
-                }
-            });
+            break_later(cluster, (task, epoch, to), generation, why);
         };
         match by_demand {
             true => self.cluster.open_urgent(self.to, start, done),

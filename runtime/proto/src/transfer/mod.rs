@@ -23,7 +23,7 @@ mod push;
 mod readahead;
 mod rounds;
 
-pub use auto::{AutoInput, Choice, Reason, Strategy, fallback, pick};
+pub use auto::{AutoInput, Choice, Reason, Strategy, fallback, goal, pick};
 pub use frames::{
     ASK_RUN_PAGES_MAX, LIST_RUNS_MAX, PAGE_FRAME_LEN_MAX, PageAck, PageAsk, PageFrame, Section,
     SectionKind,
