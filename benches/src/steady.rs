@@ -141,9 +141,8 @@ fn report(title: String, measured: Measured) -> Report {
     let Measured { hops, exchanges, pages: page_trips, faults } = measured;
     let warm = WARM_HOPS as usize;
     let (hops, exchanges) = (&hops[warm..], exchanges[warm..].to_vec());
-    let of = |value: &dyn Fn(&Hop) -> f64| {
-        Sample::new(hops.iter().map(|(hop, _)| value(hop)).collect())
-    };
+    let of =
+        |value: &dyn Fn(&Hop) -> f64| Sample::new(hops.iter().map(|(hop, _)| value(hop)).collect());
     let some = |value: &dyn Fn(&Hop, &Progress) -> Option<f64>| -> Option<Sample> {
         let values: Vec<f64> =
             hops.iter().filter_map(|(hop, progress)| value(hop, progress)).collect();

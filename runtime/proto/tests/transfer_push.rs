@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use migrt_proto::transfer::{
-    Chunk, ChunkId, Fault, Missing, Page, PageSet, Push, PushLimits, Run, Waiter, Way,
+    Chunk, ChunkId, Fault, Missing, Page, PageSet, Push, PushLimits, Run, WARY, Waiter, Way,
 };
 use proptest::prelude::*;
 
@@ -374,6 +374,20 @@ fn a_page_in_a_younger_chunk_is_sent_past_the_older_ones() {
     assert_eq!((there.chunk, there.needless), (None, 1), "it crossed the acknowledgement");
     let foreign = push.demanded(Run::new(Page(100), 1000));
     assert_eq!((foreign.chunk, foreign.needless), (None, 1000), "not the task's");
+}
+
+#[test]
+fn as_long_as_demands_come_chunks_go_one_at_a_time() {
+    let mut push = Push::new(pages_of(&[(0, 1000)]), LIMITS);
+    let answer = push.demanded(Run::one(Page(500))).chunk.expect("unsent");
+    for _ in 0..WARY {
+        let chunk = push.next_chunk().expect("one may be on its way");
+        assert_eq!(push.next_chunk(), None, "a demand would wait for it");
+        push.acked(chunk.id);
+    }
+    push.acked(answer.id);
+    let chunks: Vec<Chunk> = core::iter::from_fn(|| push.next_chunk()).collect();
+    assert_eq!(chunks.len(), LIMITS.credit as usize, "nobody waits any more");
 }
 
 #[test]

@@ -76,9 +76,8 @@ fn a_modest_writer_converges_with_the_pause_in_the_limit() {
 
 #[test]
 fn where_it_costs_little_the_rounds_go_on_to_a_shorter_pause() {
-    let modest = |number: u64, took: Micros| {
-        pages((number * 7919) % 60_000, took.0 * 2_500 / 1_000_000)
-    };
+    let modest =
+        |number: u64, took: Micros| pages((number * 7919) % 60_000, took.0 * 2_500 / 1_000_000);
     let (rounds, why, _, pause) = drive(Limits { goal: Micros(400), ..LIMITS }, 65_536, modest);
     assert_eq!(why, FreezeWhy::Converged);
     assert!(pause <= Micros(400) && rounds.record().rounds.len() <= 3, "{:?}", rounds.record());

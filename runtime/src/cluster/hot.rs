@@ -54,7 +54,7 @@ impl Profiles {
 impl Cluster {
     /// The pages that a task of this entry will want first, hottest first.
     pub(crate) fn hot(&self, entry: EntryId) -> Vec<HotPage> {
-        self.hot.with(|hot| hot.predict(entry, HOT_MAX))
+        self.hot.with(|hot| hot.likely(entry, HOT_MAX))
     }
 
     /// A task of `entry` that came from `source` has waited for these pages, in this order.

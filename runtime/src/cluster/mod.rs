@@ -12,6 +12,7 @@ pub(crate) mod ask;
 mod driver;
 pub(crate) mod home;
 mod hot;
+pub(crate) mod hurry;
 mod link;
 pub(crate) mod metrics;
 mod residents;
@@ -19,7 +20,7 @@ mod residents;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,7 @@ pub(crate) struct Cluster {
     /// The nodes that can serve faults on missing pages, by their hellos.
     can_follow: Mutex<BTreeSet<NodeId>>,
     hot: hot::Profiles,
+    hurries: AtomicU32,
     waits: Mutex<HashMap<Token, Wait>>,
     token: AtomicU64,
     pub(crate) metrics: metrics::Counters,
@@ -129,6 +131,7 @@ impl Cluster {
             rates: Mutex::new(HashMap::new()),
             can_follow: Mutex::default(),
             hot: hot::Profiles::default(),
+            hurries: AtomicU32::new(0),
             waits: Mutex::new(HashMap::new()),
             token: AtomicU64::new(1),
             metrics: metrics::Counters::default(),

@@ -77,6 +77,7 @@ impl Arrival {
 
     /// The commit has come: the task is this node's, in `epoch`.
     pub(crate) fn thaw(&self, epoch: Epoch) -> TaskRef {
+        crate::fail::prof("T thaw");
         let state = std::mem::replace(&mut *self.state.lock().unwrap(), State::Gone);
         let State::Here(copy) = state else { unreachable!("thawed a discarded copy") };
         let (manifest, since) = self.last.get().expect("thawed before all has come");
@@ -111,6 +112,7 @@ impl Arrival {
             sent_pages = record.sent_pages, rest_pages = record.rest_pages,
             pause_us, total_us = record.total_us, in_time = record.met_max_pause(), "moved"
         );
+        crate::fail::prof(&format!("T thawed pause {pause_us} {:?} {}", record.method, record.why));
         cluster.metrics.arrived(&record);
         let call = copy.promise.map(|promise| Call {
             entry: EntryId(manifest.entry),
@@ -166,10 +168,10 @@ impl Arrive {
     /// A stream begins with this section.
     pub(crate) fn open(cluster: &'static Cluster, from: NodeId, section: Section) -> Arrive {
         let (task, epoch) = (section.task, section.epoch);
-        let mut copy = Copy { kept: remains::take(task), ..Copy::default() };
+        let mut copy = Copy::over(remains::take(task));
         let last = OnceLock::new();
         let incoming = check_entry(&section, &mut copy)
-            .and_then(|()| begin(&mut copy, &section, (task, epoch), &last))
+            .and_then(|()| begin(cluster, &mut copy, &section, (task, epoch), &last))
             .and_then(|incoming| match section.kind {
                 SectionKind::Head => {
                     begin_lazy(cluster, (&section, from), &mut copy, &last, incoming)
@@ -234,7 +236,7 @@ impl Arrive {
                 };
                 let of = (self.arrival.task, self.epoch);
                 let last = &self.arrival.last;
-                let mut next = begin(copy, &section, of, last)?;
+                let mut next = begin(self.cluster, copy, &section, of, last)?;
                 if section.kind == SectionKind::Head {
                     let whence = (&section, self.arrival.from);
                     next = begin_lazy(self.cluster, whence, copy, last, next)?;
@@ -280,7 +282,9 @@ impl Arrive {
             if matches!(*state, State::Gone) {
                 return Ok(());
             }
+            crate::fail::prof("T head here");
             lazy.lacking.register();
+            crate::fail::prof("T registered");
             drop(state);
             if !lazy.lacking.is_eager() {
                 lazy.is_ready = true;
@@ -353,6 +357,7 @@ fn manifest_of(section: &Section) -> Result<Manifest, String> {
 
 /// A section begins: its slots are taken, what it says is zero is cleared.
 fn begin(
+    cluster: &'static Cluster,
     copy: &mut Copy,
     section: &Section,
     of: (TaskId, Epoch),
@@ -370,13 +375,14 @@ fn begin(
     let is_last = match section.kind {
         SectionKind::Round { .. } => {
             crate::fail::point("target.round");
-            copy.announce(section)?;
+            copy.announce(cluster, section)?;
             false
         }
         SectionKind::Rest | SectionKind::Head => true,
         _ => return Err("a section of another kind of move".to_owned()),
     };
     if is_last {
+        crate::fail::prof("T last begins");
         let is_ours = |item: &ShipSlot| copy.slots.iter().any(|slot| slot.raw() == item.slot.0);
         if !section.zero.iter().all(is_ours) {
             return Err("a section clears pages of another task".to_owned());
@@ -399,7 +405,9 @@ fn begin_lazy(
     mut incoming: Incoming,
 ) -> Result<Incoming, String> {
     let manifest = &last.get().expect("a head is the last section").0;
+    crate::fail::prof("T head begins");
     let missing = copy.missing(section, &manifest.missing)?;
+    crate::fail::prof("T  let go");
     if missing.len() != manifest.missing_count {
         // One that neither side sends would be waited for without end.
         let (here, there) = (missing.len(), manifest.missing_count);
@@ -440,7 +448,10 @@ impl BulkSink for Arrive {
             Ok(Incoming { lazy: None, is_last: true, installer, .. })
                 if complete && installer.is_complete() =>
             {
-                self.fit().err()
+                crate::fail::prof("T rest here");
+                let r = self.fit().err();
+                crate::fail::prof("T fits");
+                r
             }
             Ok(_) => Some(Refusal::ShipFailed { why: "the stream ended too early".to_owned() }),
         };

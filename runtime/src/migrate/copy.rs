@@ -14,6 +14,8 @@ use super::lacking::Lacking;
 use super::pages::pages_of;
 use super::plan;
 use super::remains::{self, Kept, Merge, number_of};
+use crate::cluster::Cluster;
+use crate::cluster::hurry::Hurry;
 use crate::task::mobile;
 use crate::task::promise::SlotPromise;
 
@@ -33,6 +35,8 @@ pub(super) struct Copy {
     pub(super) promise: Option<SlotPromise>,
     /// Rounds have brought pages.
     has_rounds: bool,
+    /// The last of them may come at any time.
+    hurry: Option<Hurry>,
     /// Pages that rounds have said will follow, and of which nothing is here.
     announced: PageSet,
     /// Post-copy: what follows.
@@ -40,6 +44,11 @@ pub(super) struct Copy {
 }
 
 impl Copy {
+    /// Of a task that has left this here before.
+    pub(super) fn over(kept: Option<Kept>) -> Copy {
+        Copy { kept, ..Copy::default() }
+    }
+
     /// The slots are another node's, and stay so; remains stay remains.
     pub(super) fn undo(self) {
         if let Some(lacking) = &self.lacking {
@@ -94,13 +103,18 @@ impl Copy {
     }
 
     /// A section of rounds: what it brings is here, what it clears will follow or is dead.
-    pub(super) fn announce(&mut self, section: &Section) -> Result<(), String> {
+    pub(super) fn announce(
+        &mut self,
+        cluster: &'static Cluster,
+        section: &Section,
+    ) -> Result<(), String> {
         const BAD: &str = "a section names pages that are none";
         let is_ours = |item: &ShipSlot| self.slots.iter().any(|slot| slot.raw() == item.slot.0);
         if !section.zero.iter().all(is_ours) {
             return Err("a section clears pages of another task".to_owned());
         }
         self.has_rounds = true;
+        self.hurry.get_or_insert_with(|| cluster.hurry());
         self.let_go(&section.zero)?;
         self.announced.add_all(&pages_of(&section.zero).ok_or(BAD)?);
         if !self.announced.is_empty() {
@@ -123,11 +137,7 @@ impl Copy {
 
     /// Behind the head: what follows it, `listed` by it or announced by rounds. Nothing of that is here
     /// afterwards.
-    pub(super) fn missing(
-        &mut self,
-        head: &Section,
-        listed: &[ShipSlot],
-    ) -> Result<PageSet, String> {
+    pub(super) fn missing(&self, head: &Section, listed: &[ShipSlot]) -> Result<PageSet, String> {
         const BAD: &str = "a head names pages that are none";
         let is_ours = |item: &ShipSlot| self.slots.iter().any(|slot| slot.raw() == item.slot.0);
         if !listed.iter().all(is_ours) {

@@ -26,6 +26,7 @@ use super::rounds::{Checkpoint, Work};
 use super::watch::Watch;
 use crate::census;
 use crate::cluster::Cluster;
+use crate::cluster::hurry::Hurry;
 use crate::exec::door;
 use crate::fail;
 use crate::task::body::MobileBody;
@@ -67,6 +68,8 @@ struct State {
     can_follow: bool,
     /// Pages follow it: decided at the freeze.
     is_lazy: bool,
+    /// From the freeze on: what the target answers is due at once.
+    hurry: Option<Hurry>,
     /// The rounds are over and the task is to be frozen.
     is_last: bool,
     /// Nothing is to be done any more: called off, ended, or shipped.
@@ -164,8 +167,16 @@ impl Copying {
 
     /// Nothing more is to be done: the mover's thread ends, nothing is watched any more.
     pub(crate) fn end(&self) {
-        self.state().over = true;
+        let mut state = self.state();
+        state.over = true;
+        drop(state.hurry.take());
+        drop(state);
         self.news.notify_all();
+    }
+
+    /// The task runs at the target: no answer is awaited.
+    pub(super) fn calm(&self) {
+        drop(self.state().hurry.take());
     }
 
     /// The task is another node's: as [`Copying::end`], and the watching ends a little later, since
@@ -188,7 +199,7 @@ impl Copying {
                 cluster.tell(|core, now| core.ship_failed(now, id, self.epoch, &why));
             }
         } else {
-            self.freeze(task);
+            self.freeze(cluster, task);
             let mut state = self.state();
             while !state.over {
                 state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -262,8 +273,11 @@ impl Copying {
         }
     }
 
-    fn freeze(&self, task: &TaskRef) {
-        self.state().is_last = true;
+    fn freeze(&self, cluster: &'static Cluster, task: &TaskRef) {
+        let mut state = self.state();
+        state.is_last = true;
+        state.hurry = Some(cluster.hurry());
+        drop(state);
         self.ask(task);
     }
 
@@ -284,8 +298,11 @@ impl Copying {
     /// What was written cannot be told.
     pub(crate) fn has_suspects(&self, header: &Header) -> Result<bool, String> {
         let mut work = self.work();
+        fail::prof("S  suspects");
         let stop = Checkpoint::of(header);
+        fail::prof("S  checkpoint");
         let rest = work.last_look(self, &stop)?;
+        fail::prof("S  last look");
         let is_lazy = self.falls_back(&work.rounds.record());
         self.state().is_lazy = is_lazy;
         // What follows is looked through as it is sent.
@@ -334,6 +351,7 @@ impl Copying {
             }
             body.drain_frees(header);
         }
+        fail::prof("S  rest copied");
         let rest_pages = (byte_count / PAGE_LEN) as u64;
         let record = work.rounds.record();
         let mut manifest = manifest();

@@ -56,8 +56,8 @@ use migrt_proto::wire::{Refusal, Strategy};
 use migrt_proto::{Epoch, NodeId};
 
 use self::copying::Copying;
-use self::plan::{Known, Plan, Way};
 pub(crate) use self::head::HOT_MAX;
+use self::plan::{Known, Plan, Way};
 pub(crate) use self::ship::{Manifest, ship};
 use crate::census;
 use crate::cluster::{Cluster, cluster};
@@ -68,6 +68,7 @@ use crate::task::adopted;
 use crate::task::body::{MobileBody, Order};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
+use crate::task::wish;
 
 /// The arguments of a call that moves before it has started are at most so long; the header of a
 /// shipment has twice the room.
@@ -134,6 +135,7 @@ fn leave(task: TaskRef) {
         return stay(task);
     }
     body.frozen_at(since);
+    fail::prof("S freeze");
     let mut checked = check(body, NodeId(target));
     if checked.is_ok() {
         // What it points to takes as long to see as its heap is long: with rounds that is done while
@@ -144,7 +146,9 @@ fn leave(task: TaskRef) {
         if !gate::enter(&task, NodeId(target), copying.is_some()) {
             return stay(task);
         }
+        fail::prof("S checked");
         checked = check_words(body, copying.as_deref());
+        fail::prof("S words");
         if let Some(copying) = &copying {
             body.journey().is_lazy = copying.is_lazy();
         }
@@ -178,9 +182,11 @@ fn leave(task: TaskRef) {
 fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bool {
     let body = mobile(task);
     let mut journey = body.journey();
-    let (Some(header), Some(Order { epoch, strategy, .. })) = (body.header(), journey.order) else {
+    let (Some(header), Some(order)) = (body.header(), &mut journey.order) else {
         return false;
     };
+    order.strategy = wish::of(Some(header), order.strategy);
+    let Order { epoch, strategy, .. } = *order;
     let known = Known::of(cluster, target, journey.arrival.as_deref());
     let Plan { way, why } = plan::plan(strategy, header, &known);
     (journey.is_lazy, journey.why) = (matches!(way, Way::Follow), why);

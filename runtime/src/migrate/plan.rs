@@ -71,6 +71,7 @@ pub(super) fn plan(strategy: Strategy, header: &Header, known: &Known<'_>) -> Pl
             Plan { way: Way::Stop, why: "writes cannot be tracked on this node".into() }
         }
         Strategy::Auto { max_pause } => auto(max_pause, can_track, header, known),
+        Strategy::Usual => unreachable!("the task's or the program's has taken its place"),
     }
 }
 

@@ -51,12 +51,7 @@ impl Report {
     }
 
     /// Rounds, then the rest.
-    pub(super) fn pre_copy(
-        &mut self,
-        rounds: &RoundsRecord,
-        live_pages: u64,
-        rest_pages: u64,
-    ) {
+    pub(super) fn pre_copy(&mut self, rounds: &RoundsRecord, live_pages: u64, rest_pages: u64) {
         self.method = Method::PreCopy;
         let ended = rounds.frozen.map_or("", |why| match why {
             migrt_proto::transfer::FreezeWhy::Converged => "; rounds ended: little enough was left",

@@ -11,16 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use migrt_iso::{PAGE_LEN, SlotId, page};
-use migrt_proto::transfer::{
-    HotPage, PageFrame, PageSet, Rounds, Run, Section, SectionKind, Step,
-};
+use migrt_proto::transfer::{HotPage, PageFrame, PageSet, Rounds, Run, Section, SectionKind, Step};
 use migrt_proto::wire::{PageRun, ShipSlot, StreamHead};
 use migrt_proto::{Micros, SlotRef, TaskId};
 
 use super::audit::Suspects;
 use super::copying::Copying;
-use super::remains::{Base, Parts, addr_of, number_of};
 use super::head::{self, Split};
+use super::remains::{Base, Parts, addr_of, number_of};
 use super::{Manifest, image, serve, slots_of};
 use crate::cluster::Cluster;
 use crate::net::{BulkFeed, Part};
@@ -190,7 +188,10 @@ impl Work {
         let known = self.sent.difference(&dead);
         let announced = self.announced.intersection(&missing);
         let live_pages = stop.page_count();
-        Ok((Split { slots: stop.slots, head, missing, live_pages }, Sent { dead, known, announced }))
+        Ok((
+            Split { slots: stop.slots, head, missing, live_pages },
+            Sent { dead, known, announced },
+        ))
     }
 
     /// Of a frozen task: live pages of the heap that the target does not have as they are.

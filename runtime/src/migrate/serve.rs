@@ -76,8 +76,9 @@ struct State {
     /// Counts the breaks of the link.
     generation: u64,
     audit: Checked,
-    /// A thread pushes.
+    /// A thread is to push, and does.
     is_threaded: bool,
+    has_thread: bool,
     /// The task runs at the target, or waits there for all its pages: nothing holds the push up.
     has_begun: bool,
 }
@@ -146,11 +147,7 @@ pub(crate) fn find(task: TaskId, epoch: Epoch, to: NodeId) -> Option<Arc<Serving
 }
 
 /// The stream of a task's rounds broke.
-pub(super) fn stream_broke(
-    cluster: &'static Cluster,
-    of: (TaskId, Epoch, NodeId),
-    why: String,
-) {
+pub(super) fn stream_broke(cluster: &'static Cluster, of: (TaskId, Epoch, NodeId), why: String) {
     break_later(cluster, of, 0, why);
 }
 
@@ -195,7 +192,7 @@ impl Serving {
     }
 
     /// The target has these chunks.
-    pub(crate) fn acked(&self, chunks: &[ChunkId]) {
+    pub(crate) fn acked(self: &Arc<Serving>, chunks: &[ChunkId]) {
         let mut state = self.state();
         // An answer without chunks calls for the first.
         state.has_begun = true;
@@ -205,13 +202,18 @@ impl Serving {
     }
 
     /// The task runs at the target.
-    pub(crate) fn begin(&self) {
+    pub(crate) fn begin(self: &Arc<Serving>) {
         gate::left(self.task);
+        let record = self.state().record.clone();
+        let body = record.as_ref().and_then(|record| record.mobile());
+        if let Some(copying) = body.and_then(|body| body.journey().copying.clone()) {
+            copying.calm();
+        }
         self.acked(&[]);
     }
 
     /// The target asks for pages.
-    pub(crate) fn demanded(&self, runs: &[Run]) {
+    pub(crate) fn demanded(self: &Arc<Serving>, runs: &[Run]) {
         let mut state = self.state();
         for &run in runs {
             if let Some(chunk) = state.push.demanded(run).chunk {
@@ -241,8 +243,14 @@ impl Serving {
     }
 
     /// Pushes what may be pushed now, or has the thread do it.
-    fn pump_here(&self) {
+    fn pump_here(self: &Arc<Serving>) {
         let mut state = self.state();
+        if state.is_threaded && state.has_begun && !state.has_thread {
+            let pusher = self.clone();
+            let spawned =
+                crate::thread::start("migrt-pusher", move || census::clearing(|| pusher.run()));
+            (state.has_thread, state.is_threaded) = (true, spawned.is_ok());
+        }
         if state.is_threaded {
             drop(state);
             return self.news.notify_all();
@@ -380,6 +388,7 @@ impl Serving {
             generation: 0,
             audit,
             is_threaded,
+            has_thread: false,
             has_begun: false,
         };
         let serving = Arc::new(Serving {
@@ -415,15 +424,6 @@ impl Serving {
             drop(feed.push(parts.list));
             state.pusher = Some(feed);
         }
-        drop(state);
-        if is_threaded {
-            let pusher = serving.clone();
-            let spawned =
-                crate::thread::start("migrt-pusher", move || census::clearing(|| pusher.run()));
-            if spawned.is_err() {
-                serving.state().is_threaded = false;
-            }
-        }
         Ok(())
     }
 
@@ -441,7 +441,7 @@ impl Serving {
     }
 
     /// A stream broke; the link may hold.
-    fn broken(&self, generation: u64) {
+    fn broken(self: &Arc<Serving>, generation: u64) {
         let mut state = self.state();
         if state.generation != generation || state.record.is_none() {
             return;

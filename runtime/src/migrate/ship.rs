@@ -66,6 +66,7 @@ pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: 
 fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
     let body = mobile(task);
     let id = body.id;
+    fail::prof("S ship");
     // Held until the copy is made: a move that is called off meanwhile waits for it.
     let mut shipped = body.shipped();
     if task.state.phase() != Phase::Frozen {
@@ -94,6 +95,7 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
             Err(why) => Some(why),
         };
         drop(shipped);
+        fail::prof("S pushed");
         fail::point("source.shipped");
         if let Some(why) = failed {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));

@@ -58,6 +58,7 @@ pub(super) fn ship(
             work.base = packed.base;
         }
     };
+    crate::fail::prof("S  packed");
     let Split { slots, head, missing, live_pages } = split;
     let mut manifest = manifest(body);
     manifest.report.post_copy(head.len(), missing.len());
@@ -92,6 +93,7 @@ pub(super) fn ship(
     let stream = work.as_mut().and_then(|work| work.feed.take());
     drop(work);
     Serving::begin_stream(cluster, task, served, (section, parts), stream)?;
+    crate::fail::prof("S head pushed");
     cluster.metrics.shipped(page_count, page_count * PAGE_LEN);
     Ok(())
 }
@@ -107,13 +109,17 @@ struct Packed {
 /// Copies the head of a frozen task, and takes room for the copies of what follows.
 fn pack(split: Split, sent: Sent, mut base: Base) -> Result<Packed, String> {
     const NO_SLOT: &str = "this node has no slot left to copy the task's pages to";
+    crate::fail::prof("S   split");
     let mut parts = Parts::lent();
-    let new = split.head.union(&split.missing).difference(&sent.known);
-    base.reserve(new.len() as usize * PAGE_LEN).ok_or(NO_SLOT)?;
+    let mut left = split.head.len() as usize * PAGE_LEN;
     for item in by_slot(&split.slots, &split.head) {
         for run in runs_of(&item) {
-            base.add(run, run.count as usize * PAGE_LEN, &mut parts).ok_or(NO_SLOT)?;
+            base.add(run, left, &mut parts).ok_or(NO_SLOT)?;
+            left -= run.count as usize * PAGE_LEN;
         }
     }
+    // The head's copies lie in a short slot, which may be warm; these in long ones.
+    let new = split.missing.difference(&sent.known);
+    base.reserve(new.len() as usize * PAGE_LEN).ok_or(NO_SLOT)?;
     Ok(Packed { split, sent, base, parts })
 }

@@ -62,6 +62,8 @@ struct Owner {
 struct Shared {
     exec: Exec,
     addr: SocketAddr,
+    /// How long the net thread spins as a rule.
+    spin: Duration,
     queue: Mutex<Queue>,
     ended: Mutex<bool>,
     ended_signal: Condvar,
@@ -120,6 +122,7 @@ impl Net {
         let shared = Arc::new(Shared {
             exec: exec.clone(),
             addr,
+            spin,
             queue: Mutex::default(),
             ended: Mutex::new(false),
             ended_signal: Condvar::new(),
@@ -218,9 +221,13 @@ impl Net {
         self.push(Command::Run(f));
     }
 
-    /// How long the net thread may spin from now on.
-    pub fn set_spin(&self, spin: Duration) {
-        self.owner.shared.exec.set_spin(spin);
+    /// How long the net thread may spin from now on; `None`: as configured. Never where that is not at
+    /// all.
+    pub fn spin_longer(&self, spin: Option<Duration>) {
+        let Shared { exec, spin: usual, .. } = &*self.owner.shared;
+        if !usual.is_zero() {
+            exec.set_spin(spin.unwrap_or(*usual));
+        }
     }
 
     /// Whether the caller runs on the net thread.

@@ -110,8 +110,8 @@ impl World {
                 let local = process.tasks.remove(&task).expect("a frozen copy");
                 assert!(local.frozen, "{task} was served while it ran");
                 let had_rounds = local.plan.is_some_and(|plan| plan.stream.is_some());
-                self.report.mixed += u64::from(had_rounds);
                 process.serving.insert(task, (epoch, local));
+                self.report.mixed += u64::from(had_rounds);
                 self.report.lazy += 1;
                 self.at(slow, Event::Push { at, task, epoch });
             }

@@ -26,7 +26,7 @@ impl World {
                 (self.rng.range(0, u64::from(max_rounds) + 1) as u32, false)
             }
             Strategy::PostCopy => (0, true),
-            Strategy::Auto { .. } => match self.rng.range(0, 4) {
+            Strategy::Auto { .. } | Strategy::Usual => match self.rng.range(0, 4) {
                 0 => (0, false),
                 1 => (self.rng.range(1, 4) as u32, false),
                 2 => (self.rng.range(1, 4) as u32, true),

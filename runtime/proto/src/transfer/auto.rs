@@ -1,7 +1,7 @@
 //! Which strategy a task moves by when its caller only says how long it may stand still.
 //!
 //! ```text
-//! as short as a hand-off                         stop-copy     nothing to track, nothing to wait for
+//! as short as a hand-off, or few pages           stop-copy     nothing to track, nothing to wait for
 //! writes slower than the link, or unknown        pre-copy      no page is missed afterwards
 //! else, if everything fits into the pause        stop-copy     rounds would be sent in vain
 //! else, if missing pages can be served           post-copy     the pause does not depend on the writes
@@ -23,6 +23,8 @@ use crate::time::Micros;
 const MARGIN: u64 = 2;
 /// A pause of so many hand-offs with nothing to send is short.
 const SHORT: u64 = 2;
+/// A round of so few pages, and the thread that makes it, cost more than the pause that they save.
+const FEW_PAGES: u64 = 64;
 /// Pages that travel with the head of a post-copy move: registers, TLS, stack top and the hot set.
 const HEAD_PAGES: u64 = 16;
 
@@ -157,7 +159,8 @@ pub fn pick(input: AutoInput) -> Choice {
         Choice { strategy, why, expected_pause, meets_max_pause: expected_pause <= max_pause }
     };
     let all = choose(Strategy::StopCopy, Reason::Fits, live_pages);
-    if all.meets_max_pause && (all.expected_pause <= goal(link, max_pause) || !can_track) {
+    let is_short = all.expected_pause <= goal(link, max_pause) || live_pages <= FEW_PAGES;
+    if all.meets_max_pause && (is_short || !can_track) {
         return all;
     }
     let head = HEAD_PAGES.min(live_pages);
@@ -292,11 +295,8 @@ mod tests {
 
     #[test]
     fn over_its_own_remains_rounds_are_tried_first() {
-        let back = AutoInput {
-            was_there: true,
-            dirty_pages_per_s: Some(500 * MIB),
-            ..task(256 * MIB)
-        };
+        let back =
+            AutoInput { was_there: true, dirty_pages_per_s: Some(500 * MIB), ..task(256 * MIB) };
         check(back, Strategy::PreCopy, Reason::Remains, false);
         let modest = AutoInput { dirty_pages_per_s: Some(10 * MIB), ..back };
         check(modest, Strategy::PreCopy, Reason::Converges, true);
