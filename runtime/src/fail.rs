@@ -9,18 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::error::{Error, Kind, Result};
 
-pub(crate) fn prof(what: &str) {
-    static ON: OnceLock<bool> = OnceLock::new();
-    if *ON.get_or_init(|| std::env::var_os("MIGRT_PROF").is_some()) {
-        let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        eprintln!(
-            "PROF {} {} {what}",
-            t.tv_sec as u64 % 1000 * 1_000_000 + t.tv_nsec as u64 / 1000,
-            std::process::id()
-        );
-    }
-}
-
 static ARMED: AtomicBool = AtomicBool::new(false);
 static PLAN: OnceLock<Plan> = OnceLock::new();
 

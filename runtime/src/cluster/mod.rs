@@ -12,7 +12,6 @@ pub(crate) mod ask;
 mod driver;
 pub(crate) mod home;
 mod hot;
-pub(crate) mod hurry;
 mod link;
 pub(crate) mod metrics;
 mod residents;
@@ -20,7 +19,7 @@ mod residents;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -33,7 +32,7 @@ use self::residents::Residents;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::migrate::arrive::Arrival;
-use crate::net::{BulkFeed, Identity, Net, NetConfig, Part};
+use crate::net::{BulkFeed, Hurry, Identity, Net, NetConfig, Part};
 use crate::task::join::Waker;
 use crate::task::record::TaskRef;
 
@@ -91,7 +90,6 @@ pub(crate) struct Cluster {
     /// The nodes that can serve faults on missing pages, by their hellos.
     can_follow: Mutex<BTreeSet<NodeId>>,
     hot: hot::Profiles,
-    hurries: AtomicU32,
     waits: Mutex<HashMap<Token, Wait>>,
     token: AtomicU64,
     pub(crate) metrics: metrics::Counters,
@@ -131,7 +129,6 @@ impl Cluster {
             rates: Mutex::new(HashMap::new()),
             can_follow: Mutex::default(),
             hot: hot::Profiles::default(),
-            hurries: AtomicU32::new(0),
             waits: Mutex::new(HashMap::new()),
             token: AtomicU64::new(1),
             metrics: metrics::Counters::default(),
@@ -328,6 +325,11 @@ impl Cluster {
         done: impl FnOnce(Result<(), String>) + Send + 'static,
     ) -> Option<BulkFeed> {
         Some(self.net.get()?.open_bulk_at(to.0, header, 1, Box::new(done)))
+    }
+
+    /// Something comes soon, or is even due: see [`Net::hurry`].
+    pub(crate) fn hurry(&self, is_due: bool) -> Option<Hurry> {
+        Some(self.net.get()?.hurry(is_due))
     }
 
     /// Does `deed` on the net thread, soon; not at all if this node is alone.

@@ -77,7 +77,6 @@ impl Arrival {
 
     /// The commit has come: the task is this node's, in `epoch`.
     pub(crate) fn thaw(&self, epoch: Epoch) -> TaskRef {
-        crate::fail::prof("T thaw");
         let state = std::mem::replace(&mut *self.state.lock().unwrap(), State::Gone);
         let State::Here(copy) = state else { unreachable!("thawed a discarded copy") };
         let (manifest, since) = self.last.get().expect("thawed before all has come");
@@ -112,7 +111,6 @@ impl Arrival {
             sent_pages = record.sent_pages, rest_pages = record.rest_pages,
             pause_us, total_us = record.total_us, in_time = record.met_max_pause(), "moved"
         );
-        crate::fail::prof(&format!("T thawed pause {pause_us} {:?} {}", record.method, record.why));
         cluster.metrics.arrived(&record);
         let call = copy.promise.map(|promise| Call {
             entry: EntryId(manifest.entry),
@@ -282,9 +280,7 @@ impl Arrive {
             if matches!(*state, State::Gone) {
                 return Ok(());
             }
-            crate::fail::prof("T head here");
             lazy.lacking.register();
-            crate::fail::prof("T registered");
             drop(state);
             if !lazy.lacking.is_eager() {
                 lazy.is_ready = true;
@@ -382,7 +378,6 @@ fn begin(
         _ => return Err("a section of another kind of move".to_owned()),
     };
     if is_last {
-        crate::fail::prof("T last begins");
         let is_ours = |item: &ShipSlot| copy.slots.iter().any(|slot| slot.raw() == item.slot.0);
         if !section.zero.iter().all(is_ours) {
             return Err("a section clears pages of another task".to_owned());
@@ -405,9 +400,7 @@ fn begin_lazy(
     mut incoming: Incoming,
 ) -> Result<Incoming, String> {
     let manifest = &last.get().expect("a head is the last section").0;
-    crate::fail::prof("T head begins");
     let missing = copy.missing(section, &manifest.missing)?;
-    crate::fail::prof("T  let go");
     if missing.len() != manifest.missing_count {
         // One that neither side sends would be waited for without end.
         let (here, there) = (missing.len(), manifest.missing_count);
@@ -448,10 +441,7 @@ impl BulkSink for Arrive {
             Ok(Incoming { lazy: None, is_last: true, installer, .. })
                 if complete && installer.is_complete() =>
             {
-                crate::fail::prof("T rest here");
-                let r = self.fit().err();
-                crate::fail::prof("T fits");
-                r
+                self.fit().err()
             }
             Ok(_) => Some(Refusal::ShipFailed { why: "the stream ended too early".to_owned() }),
         };

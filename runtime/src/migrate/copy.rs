@@ -15,7 +15,7 @@ use super::pages::pages_of;
 use super::plan;
 use super::remains::{self, Kept, Merge, number_of};
 use crate::cluster::Cluster;
-use crate::cluster::hurry::Hurry;
+use crate::net::Hurry;
 use crate::task::mobile;
 use crate::task::promise::SlotPromise;
 
@@ -114,7 +114,9 @@ impl Copy {
             return Err("a section clears pages of another task".to_owned());
         }
         self.has_rounds = true;
-        self.hurry.get_or_insert_with(|| cluster.hurry());
+        if self.hurry.is_none() {
+            self.hurry = cluster.hurry(true);
+        }
         self.let_go(&section.zero)?;
         self.announced.add_all(&pages_of(&section.zero).ok_or(BAD)?);
         if !self.announced.is_empty() {

@@ -26,9 +26,9 @@ use super::rounds::{Checkpoint, Work};
 use super::watch::Watch;
 use crate::census;
 use crate::cluster::Cluster;
-use crate::cluster::hurry::Hurry;
 use crate::exec::door;
 use crate::fail;
+use crate::net::Hurry;
 use crate::task::body::MobileBody;
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
@@ -68,7 +68,7 @@ struct State {
     can_follow: bool,
     /// Pages follow it: decided at the freeze.
     is_lazy: bool,
-    /// From the freeze on: what the target answers is due at once.
+    /// When the last pages are on their way: what the target answers is due at once.
     hurry: Option<Hurry>,
     /// The rounds are over and the task is to be frozen.
     is_last: bool,
@@ -174,6 +174,11 @@ impl Copying {
         self.news.notify_all();
     }
 
+    /// All that the target needs is on its way: its answers are due at once.
+    pub(super) fn hurry(&self, cluster: &Cluster) {
+        self.state().hurry = cluster.hurry(true);
+    }
+
     /// The task runs at the target: no answer is awaited.
     pub(super) fn calm(&self) {
         drop(self.state().hurry.take());
@@ -199,7 +204,7 @@ impl Copying {
                 cluster.tell(|core, now| core.ship_failed(now, id, self.epoch, &why));
             }
         } else {
-            self.freeze(cluster, task);
+            self.freeze(task);
             let mut state = self.state();
             while !state.over {
                 state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -273,11 +278,8 @@ impl Copying {
         }
     }
 
-    fn freeze(&self, cluster: &'static Cluster, task: &TaskRef) {
-        let mut state = self.state();
-        state.is_last = true;
-        state.hurry = Some(cluster.hurry());
-        drop(state);
+    fn freeze(&self, task: &TaskRef) {
+        self.state().is_last = true;
         self.ask(task);
     }
 
@@ -298,11 +300,8 @@ impl Copying {
     /// What was written cannot be told.
     pub(crate) fn has_suspects(&self, header: &Header) -> Result<bool, String> {
         let mut work = self.work();
-        fail::prof("S  suspects");
         let stop = Checkpoint::of(header);
-        fail::prof("S  checkpoint");
         let rest = work.last_look(self, &stop)?;
-        fail::prof("S  last look");
         let is_lazy = self.falls_back(&work.rounds.record());
         self.state().is_lazy = is_lazy;
         // What follows is looked through as it is sent.
@@ -351,7 +350,6 @@ impl Copying {
             }
             body.drain_frees(header);
         }
-        fail::prof("S  rest copied");
         let rest_pages = (byte_count / PAGE_LEN) as u64;
         let record = work.rounds.record();
         let mut manifest = manifest();

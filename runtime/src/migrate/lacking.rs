@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use migrt_iso::missing::{Mark, Missing as Kernel};
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::transfer::{
-    ChunkId, Fault, HotPage, Missing, PROFILE_PAGES_MAX, PageAck, PageAsk, PageFrame, PageSet, Run,
-    Section, SectionKind, Waiter, Way,
+    ChunkId, Fault, HotPage, Missing, PROFILE_PAGES_MAX, Page, PageAck, PageAsk, PageFrame,
+    PageSet, Run, Section, SectionKind, Waiter, Way,
 };
 use migrt_proto::wire::StreamHead;
 use migrt_proto::{EntryId, Epoch, NodeId, TaskId};
@@ -96,9 +96,9 @@ pub(crate) fn link_lost(node: NodeId) {
     for lacking in from_node(node) {
         let mut state = lacking.state();
         state.missing.link_lost();
-        let feed = state.requests.take();
+        let (feed, hurry) = (state.requests.take(), state.hurry.take());
         drop(state);
-        drop(feed);
+        drop((feed, hurry));
     }
 }
 
@@ -134,6 +134,7 @@ impl Lacking {
             waiters: BTreeMap::new(),
             waiter_count: 0,
             requests: None,
+            hurry: None,
             record: None,
             doom: None,
             stage: Stage::Coming,
@@ -328,6 +329,9 @@ impl Lacking {
             }
             Fault::SourceLost => return Verdict::Never,
             Fault::Ask(run) => {
+                if state.hurry.is_none() {
+                    state.hurry = self.cluster.hurry(false);
+                }
                 if state.first.len() < PROFILE_PAGES_MAX {
                     state.first.push(page);
                 }
@@ -381,11 +385,7 @@ impl Lacking {
         self.leave_table();
         tracing::debug!(task = %self.task, ?counts, "whole");
         self.cluster.metrics.followed(self.task, counts);
-        let first = first.into_iter().filter_map(|page| head::hot_page(&self.slots, page));
-        let first: Vec<HotPage> = first.collect();
-        if !first.is_empty() {
-            self.cluster.touched_first(self.entry, self.source, &first);
-        }
+        self.tell_first(&first);
         if let Some(body) = record.as_ref().and_then(|record| record.mobile())
             && let Some(arrival) = &mut body.journey().arrival
         {
@@ -396,9 +396,19 @@ impl Lacking {
         }
     }
 
+    /// Which pages the task has waited for first.
+    fn tell_first(&self, first: &[Page]) {
+        let first: Vec<HotPage> =
+            first.iter().filter_map(|&page| head::hot_page(&self.slots, page)).collect();
+        if !first.is_empty() {
+            self.cluster.touched_first(self.entry, self.source, &first);
+        }
+    }
+
     /// Ends the ranges: pages that are missing still are zeros from now on. Gives the task.
     fn give_up(&self, state: &mut State) -> Option<TaskRef> {
         state.stage = Stage::Over;
+        state.hurry = None;
         state.unregister_all();
         if let Some(feed) = state.requests.take() {
             feed.finish();
@@ -425,7 +435,9 @@ impl Lacking {
         let count = state.missing.pages().len();
         let record = self.give_up(&mut state);
         let waiters = std::mem::take(&mut state.waiters);
+        let first = std::mem::take(&mut state.first);
         drop(state);
+        self.tell_first(&first);
         self.leave_table();
         sleepers::wake();
         drop((record, waiters));

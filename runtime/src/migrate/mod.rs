@@ -135,7 +135,6 @@ fn leave(task: TaskRef) {
         return stay(task);
     }
     body.frozen_at(since);
-    fail::prof("S freeze");
     let mut checked = check(body, NodeId(target));
     if checked.is_ok() {
         // What it points to takes as long to see as its heap is long: with rounds that is done while
@@ -146,9 +145,7 @@ fn leave(task: TaskRef) {
         if !gate::enter(&task, NodeId(target), copying.is_some()) {
             return stay(task);
         }
-        fail::prof("S checked");
         checked = check_words(body, copying.as_deref());
-        fail::prof("S words");
         if let Some(copying) = &copying {
             body.journey().is_lazy = copying.is_lazy();
         }

@@ -28,6 +28,14 @@ pub(super) fn pages_of(list: &[ShipSlot]) -> Option<PageSet> {
     Some(pages)
 }
 
+/// The pages of one slot of a list.
+pub(super) fn runs_of(item: &ShipSlot) -> impl Iterator<Item = Run> {
+    let start = SlotId::from_raw(item.slot.0).expect("a slot of this node").base();
+    item.runs.iter().map(move |run| {
+        Run::new(number_of(start + run.first as usize * PAGE_LEN), u64::from(run.count))
+    })
+}
+
 /// Address and length of the ranges to register for these pages of one slot: not too many of them.
 pub(super) fn ranges(pages: &PageSet) -> Vec<(usize, usize)> {
     let mut gap = GAP_LEN;

@@ -369,7 +369,7 @@ impl Work {
                     if let Err(why) = result
                         && !is_called_off.load(Ordering::Relaxed)
                     {
-                        serve::stream_broke(cluster, (task, epoch, to), why);
+                        serve::stream_broke(cluster, (task, epoch, to), 0, why);
                     }
                 });
                 self.feed.insert(feed.ok_or("this node is alone")?)

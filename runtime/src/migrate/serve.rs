@@ -27,12 +27,13 @@ use migrt_proto::{Epoch, NodeId, TaskId};
 
 use super::audit::{self, Suspects};
 use super::gate;
-use super::remains::{Base, Parts, addr_of, number_of};
+use super::pages::runs_of;
+use super::remains::{Base, Parts, addr_of};
 use super::rounds::{by_slot, head_of};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::config::Audit;
-use crate::net::{BULK_HEADER_LEN_MAX, BulkFeed};
+use crate::net::{BULK_HEADER_LEN_MAX, BulkFeed, Hurry};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
 
@@ -76,6 +77,8 @@ struct State {
     /// Counts the breaks of the link.
     generation: u64,
     audit: Checked,
+    /// Pages are asked for: the next request may come at any time.
+    hurry: Option<Hurry>,
     /// A thread is to push, and does.
     is_threaded: bool,
     has_thread: bool,
@@ -114,14 +117,6 @@ pub(super) enum Checked {
     LeadsOut,
 }
 
-/// The pages of one slot of a list.
-pub(super) fn runs_of(item: &ShipSlot) -> impl Iterator<Item = Run> {
-    let start = SlotId::from_raw(item.slot.0).expect("a slot of this node").base();
-    item.runs.iter().map(move |run| {
-        Run::new(number_of(start + run.first as usize * PAGE_LEN), u64::from(run.count))
-    })
-}
-
 /// Copies pages in the order in which they are listed and sent. `None`: there is no slot for a copy.
 fn copy(base: &mut Base, list: &[ShipSlot], parts: &mut Parts) -> Option<()> {
     for run in list.iter().flat_map(runs_of) {
@@ -146,13 +141,8 @@ pub(crate) fn find(task: TaskId, epoch: Epoch, to: NodeId) -> Option<Arc<Serving
     table().get(&(task, epoch)).filter(|serving| serving.to == to).cloned()
 }
 
-/// The stream of a task's rounds broke.
-pub(super) fn stream_broke(cluster: &'static Cluster, of: (TaskId, Epoch, NodeId), why: String) {
-    break_later(cluster, of, 0, why);
-}
-
-/// A stream broke: not now, since the caller may hold what this needs.
-fn break_later(
+/// A stream broke; the rounds' are of generation 0. Not now: the caller may hold what this needs.
+pub(super) fn stream_broke(
     cluster: &'static Cluster,
     (task, epoch, to): (TaskId, Epoch, NodeId),
     generation: u64,
@@ -215,6 +205,9 @@ impl Serving {
     /// The target asks for pages.
     pub(crate) fn demanded(self: &Arc<Serving>, runs: &[Run]) {
         let mut state = self.state();
+        if state.hurry.is_none() {
+            state.hurry = self.cluster.hurry(false);
+        }
         for &run in runs {
             if let Some(chunk) = state.push.demanded(run).chunk {
                 self.send(&mut state, chunk, true);
@@ -231,6 +224,7 @@ impl Serving {
         }
         let mut state = self.state();
         let record = state.record.take();
+        state.hurry = None;
         let feeds = (state.pusher.take(), state.answers.take());
         let counts = state.push.counts();
         let base = std::mem::take(&mut state.base);
@@ -389,6 +383,7 @@ impl Serving {
             audit,
             is_threaded,
             has_thread: false,
+            hurry: None,
             has_begun: false,
         };
         let serving = Arc::new(Serving {
@@ -432,7 +427,7 @@ impl Serving {
         let (task, epoch, to) = (self.task, self.epoch, self.to);
         let done = move |result| {
             let Err(why): Result<(), String> = result else { return };
-            break_later(cluster, (task, epoch, to), generation, why);
+            stream_broke(cluster, (task, epoch, to), generation, why);
         };
         match by_demand {
             true => self.cluster.open_urgent(self.to, start, done),
@@ -467,6 +462,7 @@ impl State {
 
     fn finish_if_done(&mut self) {
         if self.push.is_done() {
+            self.hurry = None;
             self.pusher.take().into_iter().for_each(BulkFeed::finish);
             self.answers.take().into_iter().for_each(BulkFeed::finish);
         }
@@ -477,6 +473,7 @@ impl State {
         self.push.link_lost();
         self.pusher = None;
         self.answers = None;
+        self.hurry = None;
     }
 
     /// Whether pages that are about to be sent hold a word that leads out of the task: what it is.

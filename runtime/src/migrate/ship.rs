@@ -66,7 +66,6 @@ pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: 
 fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
     let body = mobile(task);
     let id = body.id;
-    fail::prof("S ship");
     // Held until the copy is made: a move that is called off meanwhile waits for it.
     let mut shipped = body.shipped();
     if task.state.phase() != Phase::Frozen {
@@ -88,6 +87,7 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
     if let (Some(copying), Some(header)) = (copying, body.header()) {
         let failed = match ship_rest(cluster, &copying, header, body) {
             Ok((base, byte_count)) => {
+                copying.hurry(cluster);
                 *shipped = Some(Arc::new(base));
                 cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
                 None
@@ -95,7 +95,6 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
             Err(why) => Some(why),
         };
         drop(shipped);
-        fail::prof("S pushed");
         fail::point("source.shipped");
         if let Some(why) = failed {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));

@@ -15,9 +15,10 @@ use migrt_proto::{Epoch, NodeId};
 
 use super::copying::Copying;
 use super::head::{self, Split};
+use super::pages::runs_of;
 use super::remains::{Base, Parts};
 use super::rounds::{Sent, by_slot};
-use super::serve::{self, Checked, Serving, runs_of};
+use super::serve::{self, Checked, Serving};
 use super::ship::{manifest, prepare};
 use crate::cluster::Cluster;
 use crate::config::Audit;
@@ -58,7 +59,6 @@ pub(super) fn ship(
             work.base = packed.base;
         }
     };
-    crate::fail::prof("S  packed");
     let Split { slots, head, missing, live_pages } = split;
     let mut manifest = manifest(body);
     manifest.report.post_copy(head.len(), missing.len());
@@ -93,7 +93,9 @@ pub(super) fn ship(
     let stream = work.as_mut().and_then(|work| work.feed.take());
     drop(work);
     Serving::begin_stream(cluster, task, served, (section, parts), stream)?;
-    crate::fail::prof("S head pushed");
+    if let Some(rounds) = rounds {
+        rounds.hurry(cluster);
+    }
     cluster.metrics.shipped(page_count, page_count * PAGE_LEN);
     Ok(())
 }
@@ -109,7 +111,6 @@ struct Packed {
 /// Copies the head of a frozen task, and takes room for the copies of what follows.
 fn pack(split: Split, sent: Sent, mut base: Base) -> Result<Packed, String> {
     const NO_SLOT: &str = "this node has no slot left to copy the task's pages to";
-    crate::fail::prof("S   split");
     let mut parts = Parts::lent();
     let mut left = split.head.len() as usize * PAGE_LEN;
     for item in by_slot(&split.slots, &split.head) {

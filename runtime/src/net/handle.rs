@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,12 @@ use super::identity::Identity;
 use super::peers::Hub;
 use super::rt::{Exec, Turn, lock};
 use super::socket::widen;
+use super::spin::DUE;
 use super::tls::Crypto;
 use super::transport;
+
+/// How long the net thread looks for pages that a running task waits for now and then.
+const HURRY_SPIN: Duration = Duration::from_micros(150);
 
 /// How a node's wire is set up.
 #[derive(Clone, Debug)]
@@ -64,9 +69,43 @@ struct Shared {
     addr: SocketAddr,
     /// How long the net thread spins as a rule.
     spin: Duration,
+    /// How many want it to spin for longer: some time, and until something is there that is due.
+    hurries: [AtomicU32; 2],
     queue: Mutex<Queue>,
     ended: Mutex<bool>,
     ended_signal: Condvar,
+}
+
+/// Some answer comes soon. To be woken for it would take as long as half of a short pause.
+pub struct Hurry {
+    shared: Arc<Shared>,
+    is_due: bool,
+}
+
+impl fmt::Debug for Hurry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hurry")
+    }
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        self.shared.hurries[usize::from(self.is_due)].fetch_sub(1, Ordering::SeqCst);
+        self.shared.choose_spin();
+    }
+}
+
+impl Shared {
+    /// A hint: who comes last need not be right.
+    fn choose_spin(&self) {
+        let [soon, due] = &self.hurries;
+        self.exec.set_spin(match (soon.load(Ordering::SeqCst), due.load(Ordering::SeqCst)) {
+            _ if self.spin.is_zero() => Duration::ZERO,
+            (_, 1..) => DUE,
+            (1.., 0) => HURRY_SPIN.max(self.spin),
+            (0, 0) => self.spin,
+        });
+    }
 }
 
 #[derive(Default)]
@@ -123,6 +162,7 @@ impl Net {
             exec: exec.clone(),
             addr,
             spin,
+            hurries: [AtomicU32::new(0), AtomicU32::new(0)],
             queue: Mutex::default(),
             ended: Mutex::new(false),
             ended_signal: Condvar::new(),
@@ -221,13 +261,13 @@ impl Net {
         self.push(Command::Run(f));
     }
 
-    /// How long the net thread may spin from now on; `None`: as configured. Never where that is not at
-    /// all.
-    pub fn spin_longer(&self, spin: Option<Duration>) {
-        let Shared { exec, spin: usual, .. } = &*self.owner.shared;
-        if !usual.is_zero() {
-            exec.set_spin(spin.unwrap_or(*usual));
-        }
+    /// As long as the answer is kept, the net thread looks for work for longer before it sleeps; for as
+    /// long as it takes if something `is_due` without which a task stands still.
+    pub fn hurry(&self, is_due: bool) -> Hurry {
+        let shared = self.owner.shared.clone();
+        shared.hurries[usize::from(is_due)].fetch_add(1, Ordering::SeqCst);
+        shared.choose_spin();
+        Hurry { shared, is_due }
     }
 
     /// Whether the caller runs on the net thread.
