@@ -185,7 +185,10 @@ fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bo
     order.strategy = wish::of(Some(header), order.strategy);
     let Order { epoch, strategy, .. } = *order;
     let known = Known::of(cluster, target, journey.arrival.as_deref());
+    // Others may ask after the task while its heap is walked.
+    drop(journey);
     let Plan { way, why } = plan::plan(strategy, header, &known);
+    let mut journey = body.journey();
     (journey.is_lazy, journey.why) = (matches!(way, Way::Follow), why);
     drop(journey);
     let Way::Rounds { limits, auto, first } = way else { return false };

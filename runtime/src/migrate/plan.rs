@@ -36,27 +36,30 @@ pub(super) enum Way {
 
 /// What is known of the task's last move, and of the way that it is to go.
 #[derive(Debug)]
-pub(super) struct Known<'a> {
-    pub(super) arrival: Option<&'a MoveRecord>,
-    pub(super) target: NodeId,
-    pub(super) link: LinkRate,
+pub(super) struct Known {
+    dirty_pages_per_s: Option<u64>,
+    working_set_pages: Option<u64>,
+    /// It came from there.
+    was_there: bool,
+    link: LinkRate,
     /// The target can serve faults on missing pages, by its hello.
-    pub(super) can_follow: bool,
+    can_follow: bool,
 }
 
-impl<'a> Known<'a> {
-    pub(super) fn of(
-        cluster: &Cluster,
-        target: NodeId,
-        arrival: Option<&'a MoveRecord>,
-    ) -> Known<'a> {
-        let (link, can_follow) = (cluster.link_rate(target), cluster.can_follow(target));
-        Known { arrival, target, link, can_follow }
+impl Known {
+    pub(super) fn of(cluster: &Cluster, target: NodeId, arrival: Option<&MoveRecord>) -> Known {
+        Known {
+            dirty_pages_per_s: arrival.and_then(|record| record.dirty_pages_per_s),
+            working_set_pages: arrival.and_then(|record| record.working_set_pages),
+            was_there: arrival.is_some_and(|record| record.from == target),
+            link: cluster.link_rate(target),
+            can_follow: cluster.can_follow(target),
+        }
     }
 }
 
 /// The plan for a frozen task.
-pub(super) fn plan(strategy: Strategy, header: &Header, known: &Known<'_>) -> Plan {
+pub(super) fn plan(strategy: Strategy, header: &Header, known: &Known) -> Plan {
     let can_track = Tracker::global().is_some();
     let page_len = PAGE_LEN as u32;
     let asked = |way| Plan { way, why: "asked for".into() };
@@ -75,18 +78,18 @@ pub(super) fn plan(strategy: Strategy, header: &Header, known: &Known<'_>) -> Pl
     }
 }
 
-fn auto(max_pause: Micros, can_track: bool, header: &Header, known: &Known<'_>) -> Plan {
+fn auto(max_pause: Micros, can_track: bool, header: &Header, known: &Known) -> Plan {
     let first = Checkpoint::of(header);
     let input = AutoInput {
         live_pages: first.page_count(),
-        dirty_pages_per_s: known.arrival.and_then(|record| record.dirty_pages_per_s),
-        working_set_pages: known.arrival.and_then(|record| record.working_set_pages),
+        dirty_pages_per_s: known.dirty_pages_per_s,
+        working_set_pages: known.working_set_pages,
         page_len: PAGE_LEN as u32,
         link: known.link,
         max_pause,
         can_track,
         can_fault: known.can_follow,
-        was_there: known.arrival.is_some_and(|record| record.from == known.target),
+        was_there: known.was_there,
     };
     let choice = transfer::pick(input);
     let way = match choice.strategy {
