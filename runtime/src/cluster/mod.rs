@@ -327,9 +327,9 @@ impl Cluster {
         Some(self.net.get()?.open_bulk_at(to.0, header, 1, Box::new(done)))
     }
 
-    /// Something comes soon, or is even due: see [`Net::hurry`].
-    pub(crate) fn hurry(&self, is_due: bool) -> Option<Hurry> {
-        Some(self.net.get()?.hurry(is_due))
+    /// Answers of a hand-off are due at once: see [`Net::hurry`].
+    pub(crate) fn hurry(&self) -> Option<Hurry> {
+        Some(self.net.get()?.hurry())
     }
 
     /// Does `deed` on the net thread, soon; not at all if this node is alone.

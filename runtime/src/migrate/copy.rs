@@ -115,7 +115,7 @@ impl Copy {
         }
         self.has_rounds = true;
         if self.hurry.is_none() {
-            self.hurry = cluster.hurry(true);
+            self.hurry = cluster.hurry();
         }
         self.let_go(&section.zero)?;
         self.announced.add_all(&pages_of(&section.zero).ok_or(BAD)?);

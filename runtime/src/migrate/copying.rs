@@ -176,7 +176,7 @@ impl Copying {
 
     /// All that the target needs is on its way: its answers are due at once.
     pub(super) fn hurry(&self, cluster: &Cluster) {
-        self.state().hurry = cluster.hurry(true);
+        self.state().hurry = cluster.hurry();
     }
 
     /// The task runs at the target: no answer is awaited.

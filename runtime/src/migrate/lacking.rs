@@ -96,9 +96,9 @@ pub(crate) fn link_lost(node: NodeId) {
     for lacking in from_node(node) {
         let mut state = lacking.state();
         state.missing.link_lost();
-        let (feed, hurry) = (state.requests.take(), state.hurry.take());
+        let feed = state.requests.take();
         drop(state);
-        drop((feed, hurry));
+        drop(feed);
     }
 }
 
@@ -134,7 +134,6 @@ impl Lacking {
             waiters: BTreeMap::new(),
             waiter_count: 0,
             requests: None,
-            hurry: None,
             record: None,
             doom: None,
             stage: Stage::Coming,
@@ -329,9 +328,6 @@ impl Lacking {
             }
             Fault::SourceLost => return Verdict::Never,
             Fault::Ask(run) => {
-                if state.hurry.is_none() {
-                    state.hurry = self.cluster.hurry(false);
-                }
                 if state.first.len() < PROFILE_PAGES_MAX {
                     state.first.push(page);
                 }
@@ -408,7 +404,6 @@ impl Lacking {
     /// Ends the ranges: pages that are missing still are zeros from now on. Gives the task.
     fn give_up(&self, state: &mut State) -> Option<TaskRef> {
         state.stage = Stage::Over;
-        state.hurry = None;
         state.unregister_all();
         if let Some(feed) = state.requests.take() {
             feed.finish();

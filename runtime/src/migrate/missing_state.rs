@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use migrt_iso::missing::Missing as Kernel;
 use migrt_proto::transfer::{Missing, Page, Waiter};
 
-use crate::net::{BulkFeed, Hurry};
+use crate::net::BulkFeed;
 use crate::task::body::Doom;
 use crate::task::join::Waker;
 use crate::task::libc_buffers;
@@ -22,8 +22,6 @@ pub(super) struct State {
     pub(super) waiters: BTreeMap<u64, Waker>,
     pub(super) waiter_count: u64,
     pub(super) requests: Option<BulkFeed>,
-    /// Somebody has waited for a page, and the next answer is due at once too.
-    pub(super) hurry: Option<Hurry>,
     /// The task, once it runs.
     pub(super) record: Option<TaskRef>,
     /// It is not to run on.

@@ -33,14 +33,14 @@ use super::rounds::{by_slot, head_of};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::config::Audit;
-use crate::net::{BULK_HEADER_LEN_MAX, BulkFeed, Hurry};
+use crate::net::{BULK_HEADER_LEN_MAX, BulkFeed};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
 
 /// Chunks without an answer on one link, whatever the number of tasks that left by it: a page that is
 /// asked for waits for what is on the wire already.
 const CREDIT: u32 = 4;
-const LIMITS: PushLimits = PushLimits { chunk_pages: 16, credit: CREDIT, readahead_pages: 8 };
+const LIMITS: PushLimits = PushLimits { chunk_pages: 16, credit: CREDIT, readahead_pages: 32 };
 /// From so many pages on a thread pushes them.
 const MANY: u64 = 512;
 
@@ -62,6 +62,8 @@ pub(crate) struct Serving {
     slots: Vec<SlotId>,
     state: Mutex<State>,
     news: Condvar,
+    /// Requests that wait for the lock: the push lets them have it.
+    wanted: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -77,8 +79,6 @@ struct State {
     /// Counts the breaks of the link.
     generation: u64,
     audit: Checked,
-    /// Pages are asked for: the next request may come at any time.
-    hurry: Option<Hurry>,
     /// A thread is to push, and does.
     is_threaded: bool,
     has_thread: bool,
@@ -204,10 +204,9 @@ impl Serving {
 
     /// The target asks for pages.
     pub(crate) fn demanded(self: &Arc<Serving>, runs: &[Run]) {
+        self.wanted.fetch_add(1, Ordering::SeqCst);
         let mut state = self.state();
-        if state.hurry.is_none() {
-            state.hurry = self.cluster.hurry(false);
-        }
+        self.wanted.fetch_sub(1, Ordering::SeqCst);
         for &run in runs {
             if let Some(chunk) = state.push.demanded(run).chunk {
                 self.send(&mut state, chunk, true);
@@ -224,7 +223,6 @@ impl Serving {
         }
         let mut state = self.state();
         let record = state.record.take();
-        state.hurry = None;
         let feeds = (state.pusher.take(), state.answers.take());
         let counts = state.push.counts();
         let base = std::mem::take(&mut state.base);
@@ -263,7 +261,10 @@ impl Serving {
                 Some(chunk) => {
                     self.send(&mut state, chunk, false);
                     drop(state);
-                    // A demand goes first.
+                    // A demand goes first: who has just had a lock gets it again before one who is woken for it.
+                    while self.wanted.load(Ordering::SeqCst) > 0 {
+                        std::thread::yield_now();
+                    }
                     state = self.state();
                 }
                 None => {
@@ -383,7 +384,6 @@ impl Serving {
             audit,
             is_threaded,
             has_thread: false,
-            hurry: None,
             has_begun: false,
         };
         let serving = Arc::new(Serving {
@@ -394,6 +394,7 @@ impl Serving {
             slots: task.slots,
             state: Mutex::new(state),
             news: Condvar::new(),
+            wanted: AtomicU32::new(0),
         });
         body.journey().serving = Some(serving.clone());
         table().insert((body.id, task.epoch), serving.clone());
@@ -462,7 +463,6 @@ impl State {
 
     fn finish_if_done(&mut self) {
         if self.push.is_done() {
-            self.hurry = None;
             self.pusher.take().into_iter().for_each(BulkFeed::finish);
             self.answers.take().into_iter().for_each(BulkFeed::finish);
         }
@@ -473,7 +473,6 @@ impl State {
         self.push.link_lost();
         self.pusher = None;
         self.answers = None;
-        self.hurry = None;
     }
 
     /// Whether pages that are about to be sent hold a word that leads out of the task: what it is.

@@ -26,9 +26,6 @@ use super::spin::DUE;
 use super::tls::Crypto;
 use super::transport;
 
-/// How long the net thread looks for pages that a running task waits for now and then.
-const HURRY_SPIN: Duration = Duration::from_micros(150);
-
 /// How a node's wire is set up.
 #[derive(Clone, Debug)]
 pub struct NetConfig {
@@ -69,18 +66,16 @@ struct Shared {
     addr: SocketAddr,
     /// How long the net thread spins as a rule.
     spin: Duration,
-    /// How many want it to spin for longer: some time, and until something is there that is due.
-    hurries: [AtomicU32; 2],
+    /// How many want it to spin for longer.
+    hurries: AtomicU32,
     queue: Mutex<Queue>,
     ended: Mutex<bool>,
     ended_signal: Condvar,
 }
 
-/// Some answer comes soon. To be woken for it would take as long as half of a short pause.
-pub struct Hurry {
-    shared: Arc<Shared>,
-    is_due: bool,
-}
+/// An answer is due without which a task stands still. To be woken for it would take as long as half of a short
+/// pause.
+pub struct Hurry(Arc<Shared>);
 
 impl fmt::Debug for Hurry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,21 +85,16 @@ impl fmt::Debug for Hurry {
 
 impl Drop for Hurry {
     fn drop(&mut self) {
-        self.shared.hurries[usize::from(self.is_due)].fetch_sub(1, Ordering::SeqCst);
-        self.shared.choose_spin();
+        self.0.hurries.fetch_sub(1, Ordering::SeqCst);
+        self.0.choose_spin();
     }
 }
 
 impl Shared {
     /// A hint: who comes last need not be right.
     fn choose_spin(&self) {
-        let [soon, due] = &self.hurries;
-        self.exec.set_spin(match (soon.load(Ordering::SeqCst), due.load(Ordering::SeqCst)) {
-            _ if self.spin.is_zero() => Duration::ZERO,
-            (_, 1..) => DUE,
-            (1.., 0) => HURRY_SPIN.max(self.spin),
-            (0, 0) => self.spin,
-        });
+        let is_due = self.hurries.load(Ordering::SeqCst) > 0 && !self.spin.is_zero();
+        self.exec.set_spin(if is_due { DUE } else { self.spin });
     }
 }
 
@@ -162,7 +152,7 @@ impl Net {
             exec: exec.clone(),
             addr,
             spin,
-            hurries: [AtomicU32::new(0), AtomicU32::new(0)],
+            hurries: AtomicU32::new(0),
             queue: Mutex::default(),
             ended: Mutex::new(false),
             ended_signal: Condvar::new(),
@@ -261,13 +251,12 @@ impl Net {
         self.push(Command::Run(f));
     }
 
-    /// As long as the answer is kept, the net thread looks for work for longer before it sleeps; for as
-    /// long as it takes if something `is_due` without which a task stands still.
-    pub fn hurry(&self, is_due: bool) -> Hurry {
+    /// As long as the answer is kept, the net thread looks for work for longer before it sleeps.
+    pub fn hurry(&self) -> Hurry {
         let shared = self.owner.shared.clone();
-        shared.hurries[usize::from(is_due)].fetch_add(1, Ordering::SeqCst);
+        shared.hurries.fetch_add(1, Ordering::SeqCst);
         shared.choose_spin();
-        Hurry { shared, is_due }
+        Hurry(shared)
     }
 
     /// Whether the caller runs on the net thread.
