@@ -193,7 +193,8 @@ pub fn goal(link: LinkRate, max_pause: Micros) -> Micros {
 fn forecast(input: &AutoInput) -> (Option<Reason>, u64) {
     let AutoInput { live_pages, link, page_len, max_pause, .. } = *input;
     let working_set = input.working_set_pages.unwrap_or(0).min(live_pages);
-    let fits = |pages| link.pause(pages, page_len) <= max_pause;
+    // Nothing is as little as there can be, whatever an empty hand-off takes.
+    let fits = |pages| pages == 0 || link.pause(pages, page_len) <= max_pause;
     let Some(rate) = input.dirty_pages_per_s else {
         let trouble = (!fits(working_set)).then_some(Reason::WorkingSetTooLarge);
         return (trouble, working_set);
@@ -306,6 +307,8 @@ mod tests {
     fn rounds_are_for_writers_that_they_can_follow() {
         let large = task(256 * MIB);
         check(large, Strategy::PreCopy, Reason::RateUnknown, true);
+        let no_pause = AutoInput { max_pause: Micros::ZERO, ..large };
+        check(no_pause, Strategy::PreCopy, Reason::RateUnknown, false);
         let modest = AutoInput { dirty_pages_per_s: Some(10 * MIB), ..large };
         check(modest, Strategy::PreCopy, Reason::Converges, true);
         let fast = AutoInput { dirty_pages_per_s: Some(500 * MIB), ..large };
