@@ -95,6 +95,8 @@ pub enum Fault {
     ReleaseWhileServing,
     /// The target keeps what it has of a called-off try (breaks rule 11).
     KeepCopyOnAbort,
+    /// A target takes the pages that rounds have brought for those of the freeze (breaks rule 15). The driver's.
+    KeepOldPages,
 }
 
 /// One step's outlet: frames and actions in the order in which they were decided.

@@ -21,6 +21,8 @@ use super::arrive::{Arrival, State};
 use super::follow::{Chunks, Swallow};
 use super::have::{Offer, send};
 use super::installer::Installer;
+use super::lacking::Lacking;
+use super::missing_state::State as Awaited;
 use super::pages::pages_of;
 use super::remains::{Base, addr_of};
 use super::rounds::{by_slot, head_of};
@@ -88,6 +90,26 @@ impl Arrival {
     }
 }
 
+impl Lacking {
+    /// Asks for pages that were to be here.
+    pub(super) fn call_lost(&self) {
+        self.ask_lost(&mut self.state());
+    }
+
+    pub(super) fn ask_lost(&self, state: &mut Awaited) {
+        let mut left = state.lost.intersection(state.missing.pages());
+        while !left.is_empty() {
+            let asks: Vec<Run> = left.take_first(ASK_RUN_PAGES_MAX).runs().collect();
+            self.ask(state, asks);
+        }
+    }
+
+    /// The pages that are not there.
+    pub(super) fn missing_pages(&self) -> PageSet {
+        self.state().missing.pages().clone()
+    }
+}
+
 /// Target: asks for pages that it was to have.
 fn ask_for(
     cluster: &'static Cluster,
@@ -101,7 +123,9 @@ fn ask_for(
         asks.extend(left.take_first(ASK_RUN_PAGES_MAX).runs());
     }
     let frame = |asks: &[Run]| PageFrame::Ask(PageAsk { task, epoch, asks: asks.to_vec() });
-    drop(send(cluster, source, asks.chunks(ASKS).map(frame).collect()).map(BulkFeed::finish));
+    if let Some(feed) = send(cluster, source, asks.chunks(ASKS).map(frame).collect()) {
+        feed.finish();
+    }
 }
 
 /// Source: the target asks for pages of a frozen task that it was to have.

@@ -253,10 +253,10 @@ fn present(pages: &PageSet) -> PageSet {
 pub(crate) fn wanted(from: NodeId, want: PageWant) -> Box<dyn BulkSink> {
     let PageWant { task, epoch } = want;
     let answer = move |kept: Option<Arc<KeptPages>>| {
-        tell(from, PageHave::frames(task, epoch, &kept.unwrap_or_default()));
         if fail::forgets("target.told") {
             remains::forget(task);
         }
+        tell(from, PageHave::frames(task, epoch, &kept.unwrap_or_default()));
     };
     match remains::have_at_once(task) {
         Some(kept) => answer(Some(kept)),
@@ -275,7 +275,9 @@ pub(crate) fn wanted(from: NodeId, want: PageWant) -> Box<dyn BulkSink> {
 
 fn tell(to: NodeId, frames: Vec<PageHave>) {
     let frames = frames.into_iter().map(PageFrame::Have).collect();
-    drop(send(cluster(), to, frames).map(BulkFeed::finish));
+    if let Some(feed) = send(cluster(), to, frames) {
+        feed.finish();
+    }
 }
 
 /// Sends frames on a stream of their own.

@@ -13,7 +13,7 @@ use super::have::Offer;
 use super::record::Report;
 use super::remains::{Base, number_of};
 use super::rounds::by_slot;
-use super::{hash, image, mobile, serve, slots_of};
+use super::{hash, image, mobile, ship_head, slots_of};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::fail;
@@ -37,8 +37,10 @@ pub(crate) struct Manifest {
     pub(crate) clock: Reading,
     /// What the move came to so far; for the record.
     pub(crate) report: Report,
-    /// Post-copy: live pages that follow.
+    /// Post-copy: live pages that follow, but for those that rounds have announced.
     pub(crate) missing: Vec<ShipSlot>,
+    /// How many pages follow in all.
+    pub(crate) missing_count: u64,
     /// Live pages that do not come, since the target has kept them.
     pub(crate) same: Vec<ShipSlot>,
     /// One hash of all their hashes.
@@ -95,10 +97,23 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
     if task.state.phase() != Phase::Frozen {
         return;
     }
-    let copying = body.journey().copying.clone();
+    let (copying, is_lazy) = {
+        let journey = body.journey();
+        (journey.copying.clone(), journey.is_lazy)
+    };
+    if is_lazy && let Some(header) = body.header() {
+        let done = ship_head::ship(cluster, (task, header), (epoch, to), copying.as_deref());
+        drop(shipped);
+        fail::point("source.shipped");
+        if let Err(why) = done {
+            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
+        }
+        return;
+    }
     if let (Some(copying), Some(header)) = (copying, body.header()) {
         let failed = match ship_rest(cluster, &copying, header, body) {
             Ok((base, byte_count)) => {
+                copying.hurry(cluster);
                 *shipped = Some(Arc::new(base));
                 cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
                 None
@@ -106,21 +121,8 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
             Err(why) => Some(why),
         };
         drop(shipped);
-        // The mover's thread ends, and with it the watching.
-        copying.end();
         fail::point("source.shipped");
         if let Some(why) = failed {
-            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
-        }
-        return;
-    }
-    if body.journey().is_lazy
-        && let Some(header) = body.header()
-    {
-        let done = serve::ship(cluster, (task, header), (epoch, to));
-        drop(shipped);
-        fail::point("source.shipped");
-        if let Err(why) = done {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
         }
         return;
@@ -204,8 +206,7 @@ fn load(body: &MobileBody) -> Option<Load> {
             |list| base.word(list).map_or(same.contains(number_of(list)), |head| head == 0);
         if header.arenas().all(|a| is_bare(a.arena().remote_list_addr())) {
             let mut manifest = manifest(body);
-            let strategy = body.journey().order.map(|order| order.strategy);
-            manifest.report.stop_copy(strategy, (base.byte_count() / PAGE_LEN) as u64);
+            manifest.report.stop_copy((base.byte_count() / PAGE_LEN) as u64);
             if let Some(offer) = &offer {
                 manifest.keeps(offer, &slots_of(header));
                 base.note_same(offer.same_hashes().into_iter());

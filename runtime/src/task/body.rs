@@ -1,5 +1,6 @@
 //! The record's part of a mobile task: what this node knows of it beside its slot.
 
+use std::borrow::Cow;
 use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
@@ -76,6 +77,8 @@ pub(crate) struct Journey {
     pub(crate) copying: Option<Arc<Copying>>,
     /// It leaves by post-copy.
     pub(crate) is_lazy: bool,
+    /// Why it leaves as it does, for the record.
+    pub(crate) why: Cow<'static, str>,
     /// The pages that follow it.
     pub(crate) serving: Option<Arc<Serving>>,
     /// What the target of the move that is ordered has kept of it.

@@ -85,6 +85,14 @@ fn specimens_are_right_when_their_pages_follow_them() {
     }
 }
 
+/// No pause is short enough, so whatever rounds leave follows, where the task has no remains.
+#[test]
+fn specimens_are_right_when_rounds_turn_into_post_copy() {
+    for mode in ["once", "back", "five"] {
+        check_by("auto:0us", mode);
+    }
+}
+
 #[test]
 fn specimens_are_right_when_moved_once() {
     check("once");

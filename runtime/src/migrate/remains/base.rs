@@ -268,11 +268,6 @@ impl Base {
         !self.thin.is_empty()
     }
 
-    /// Whether the page was not copied because the target had it.
-    pub(crate) fn is_same(&self, page: Page) -> bool {
-        self.thin.contains_key(&page) || self.torn.contains_key(&page)
-    }
-
     /// What a page hashed to whose bytes are lost.
     pub(crate) fn torn(&self, page: Page) -> Option<PageHash> {
         self.torn.get(&page).copied()

@@ -33,7 +33,7 @@ const AGE: Duration = Duration::from_millis(800);
 const COUNT_MAX: usize = 128;
 const BYTE_COUNT_MAX: usize = 16 << 20;
 /// Whoever has just left remains may have their addresses on its stack for so long.
-const GRACE: Duration = Duration::from_millis(3);
+const GRACE: Duration = Duration::from_millis(10);
 /// The collector looks this often, and rests at least [`SHARE`] times as long as a run took.
 const PERIOD: Duration = Duration::from_millis(20);
 const SHARE: u32 = 25;
