@@ -32,6 +32,8 @@ const AGE: Duration = Duration::from_millis(800);
 /// ... or this many, or hold this much memory, whichever comes first.
 const COUNT_MAX: usize = 128;
 const BYTE_COUNT_MAX: usize = 16 << 20;
+/// What looked reached is looked at once more after this.
+const SECOND: Duration = Duration::from_millis(200);
 /// Whoever has just left remains may have their addresses on its stack for so long.
 const GRACE: Duration = Duration::from_millis(10);
 /// The collector looks this often, and rests at least [`SHARE`] times as long as a run took.
@@ -70,7 +72,8 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
             drop(asked);
             let first = Instant::now();
             std::thread::sleep(GRACE);
-            while first.elapsed() < AGE
+            let age = if is_second { SECOND } else { AGE };
+            while first.elapsed() < age
                 && !super::is_much(COUNT_MAX + floor.0, BYTE_COUNT_MAX + floor.1)
             {
                 std::thread::sleep(PERIOD);
