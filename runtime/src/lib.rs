@@ -79,6 +79,7 @@ pub use strategy::Strategy;
 pub use task::current::yield_now;
 pub use task::handle::{JoinHandle, TaskInfo, TaskState};
 pub use task::here::{here, migrate_to, moves, nodes};
+pub use task::parcel::{Parcel, ParcelError};
 pub use task::pin::{PinGuard, pin_here};
 pub use task::safepoint::safepoint;
 pub use task::sleep::sleep;

@@ -67,6 +67,9 @@ pub enum Action {
     /// A task asked for by `join` ended so. `None`: no such outcome is kept (taken before, or never was).
     /// After delivering it, `join_taken`.
     JoinAnswered { task: TaskId, token: Token, outcome: Option<Outcome> },
+    /// The result of a task of this home that nobody took, or that was taken and is not needed any more: parcels that
+    /// it names, and that were not taken, shall end (`cancel`).
+    NotTaken { bytes: Vec<u8> },
     /// The answer to `ask`.
     Answered { task: TaskId, token: Token, answer: Answer },
     /// Somebody asks about a task that is here: `info(task, asker, ..)`.

@@ -13,6 +13,7 @@ mod driver;
 pub(crate) mod home;
 mod link;
 pub(crate) mod metrics;
+mod parcels;
 mod residents;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};

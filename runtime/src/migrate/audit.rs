@@ -23,6 +23,8 @@ use super::image;
 use crate::census::{self, NodeMemory};
 use crate::symbols;
 use crate::task::header::Header;
+use crate::task::parcel::State;
+use crate::task::prefix::HeaderPrefix;
 use crate::task::tls::TlsLayout;
 use crate::task::{retire, stack};
 
@@ -74,12 +76,22 @@ pub(crate) fn scan(header: &Header, slots: &[SlotId]) -> Option<Hit> {
     if let Some(found) = trace.find(TlsLayout::get().image_range(tp)) {
         return Some(hit(Place::ThreadLocals)(found));
     }
-    while let Some((start, len)) = trace.work.pop() {
-        if let Some(found) = trace.find_in_block(start, len) {
-            return Some(hit(Place::Heap)(found));
-        }
+    // The handles of parcels that it holds are not seen as addresses.
+    for arena in header.adopted() {
+        trace.begin_parcel(arena, false);
     }
-    None
+    trace.follow().map(hit(Place::Heap))
+}
+
+/// Scans a parcel that nobody changes now.
+pub(crate) fn scan_parcel(header: &Header) -> Option<Hit> {
+    let mut slots = vec![header.slot];
+    header.prefix.arena().for_each_extent(&mut |slot| slots.push(slot));
+    slots.sort_unstable();
+    let mut trace = Trace { own: &slots, seen: Seen::new(&slots), work: Vec::new() };
+    trace.begin_parcel(&header.prefix, true);
+    let (at, word) = trace.follow()?;
+    Some(Hit { place: Place::Heap, at, word, stack: (0, 0), tp: 0 })
 }
 
 /// Whether the stack or the thread-locals of a frozen task lead out of it.
@@ -155,6 +167,26 @@ struct Trace<'a> {
 }
 
 impl Trace<'_> {
+    /// The block with the value of a parcel is reached, if there is one and it is not known to be clean.
+    fn begin_parcel(&mut self, arena: &HeaderPrefix, even_if_clean: bool) {
+        // SAFETY: a header, of which the prefix is the first field.
+        let header = unsafe { &*std::ptr::from_ref(arena).cast::<Header>() };
+        let Some(head) = header.parcel.keep() else { return };
+        if even_if_clean || head.state() != State::Clean {
+            let _ = self.leads_out(std::ptr::from_ref(head) as usize);
+        }
+    }
+
+    /// Reads what was reached; the first word that leads out.
+    fn follow(&mut self) -> Option<(usize, usize)> {
+        while let Some((start, len)) = self.work.pop() {
+            if let Some(found) = self.find_in_block(start, len) {
+                return Some(found);
+            }
+        }
+        None
+    }
+
     /// The first word in `range` that points to somebody else's live memory.
     fn find(&mut self, range: Range<usize>) -> Option<(usize, usize)> {
         let mut at = range.start.next_multiple_of(8);
@@ -265,11 +297,16 @@ fn is_live_elsewhere(slot: SlotId) -> bool {
 }
 
 impl Hit {
+    /// What a parcel has that leads out of it.
+    pub(crate) fn in_parcel(&self) -> String {
+        format!("a word of its value, at {:#x}, points to {}", self.at, self.target())
+    }
+
     /// What to tell the user.
     fn target(&self) -> String {
         let word = self.word;
         if word.wrapping_sub(REGION_BASE) < REGION_LEN {
-            return format!("{word:#x}, in a slot of another task or of its remains");
+            return format!("{word:#x}, in a slot of another task or of its remains, or of a parcel");
         }
         match census::is_node_memory(word) {
             Some(NodeMemory::Block { start, len }) => {

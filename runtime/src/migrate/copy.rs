@@ -21,6 +21,8 @@ const RELEASE_PATIENCE: Duration = Duration::from_millis(50);
 pub(super) struct Copy {
     /// Slots that were adopted, the task slot first.
     pub(super) slots: Vec<SlotId>,
+    /// Under which name it would have left remains here.
+    pub(super) remains: Option<TaskId>,
     /// What the task left here when it was here before.
     pub(super) kept: Option<Kept>,
     /// The same, once pages come over it.
@@ -60,7 +62,7 @@ impl Copy {
             if is_first && at == 0 && slot.class() < crate::task::header::TASK_CLASS {
                 return Err(format!("{slot} is too short for a task slot"));
             }
-            take_over(slot, section.task, &mut self.kept)?;
+            take_over(slot, self.remains.unwrap_or(section.task), &mut self.kept)?;
             self.slots.push(slot);
         }
         if is_first

@@ -66,6 +66,7 @@ use crate::fail;
 use crate::task::adopted;
 use crate::task::body::{MobileBody, Order};
 use crate::task::header::Header;
+use crate::task::parcel::State;
 use crate::task::record::TaskRef;
 
 /// The arguments of a call that moves before it has started are at most so long; the header of a
@@ -207,6 +208,10 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
         return Err(Refusal::Pinned { what: pins.join(", ") });
     }
     let Some(header) = body.header() else { return check_call(body) };
+    if header.is_parcel() && header.prefix.travelled_with().is_some_and(|t| cluster().is_unsettled(t)) {
+        // The slots may not leave before (I3).
+        return Err(Refusal::Busy);
+    }
     body.drain_frees(header);
     let sp = image::saved_sp(header);
     let layout = header.layout();
@@ -225,6 +230,9 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
 fn check_words(body: &MobileBody, copying: Option<&Copying>) -> Result<(), Refusal> {
     let Some(header) = body.header() else { return Ok(()) };
     let audit = crate::node::node().config.audit;
+    if header.is_parcel() {
+        return check_parcel(header, audit);
+    }
     let slots = slots_of(header);
     // Pages that went in rounds were looked through as they were copied.
     let is_lazy = body.journey().is_lazy;
@@ -246,6 +254,22 @@ fn check_words(body: &MobileBody, copying: Option<&Copying>) -> Result<(), Refus
         }
         eprintln!("migrt: audit: task {} ({}): {hit}", body.id, header.entry.name);
     }
+    Ok(())
+}
+
+/// The same of a parcel, which has no stack that leads anywhere.
+fn check_parcel(header: &Header, audit: Audit) -> Result<(), Refusal> {
+    let Some(head) = header.parcel.keep() else { return Ok(()) };
+    if audit != Audit::Off
+        && head.state() != State::Clean
+        && let Some(hit) = audit::scan_parcel(header)
+    {
+        if audit == Audit::Strict {
+            return Err(Refusal::Pinned { what: hit.in_parcel() });
+        }
+        eprintln!("migrt: audit: a parcel: {}", hit.in_parcel());
+    }
+    head.set_clean();
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use migrt_iso::PAGE_LEN;
 use migrt_proto::wire::{ShipHeader, ShipSlot, StreamHead};
-use migrt_proto::{Epoch, NodeId};
+use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use super::copying::Copying;
@@ -36,6 +36,8 @@ pub(crate) struct Manifest {
     pub(crate) report: Report,
     /// Post-copy: live pages that follow.
     pub(crate) missing: Vec<ShipSlot>,
+    /// Under which name remains of it are kept, if not under its own.
+    pub(crate) remains: Option<TaskId>,
 }
 
 /// Images from this length on are copied by a thread of their own: a node that copies for long must
@@ -191,6 +193,7 @@ pub(super) fn manifest(body: &MobileBody) -> Manifest {
         clock: Reading::take(body.header()),
         report: Report::begin(&journey),
         missing: Vec::new(),
+        remains: body.header().map(Header::remains_id).filter(|&id| id != body.id),
     }
 }
 

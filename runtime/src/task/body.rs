@@ -141,10 +141,15 @@ impl MobileBody {
     }
 
     /// Of a closure that a mobile task has spawned; no home knows of it.
-    pub(crate) fn of_child(header: &Header, parent: ParentPin) -> MobileBody {
+    pub(crate) fn of_child(header: &Header, parent: Option<ParentPin>) -> MobileBody {
         let at = ptr::from_ref(header).cast_mut();
         let body = MobileBody::new(header.id, Epoch::FIRST.0, None, at);
-        MobileBody { parent: Some(parent), ..body }
+        MobileBody { parent, ..body }
+    }
+
+    /// Of a parcel on its way: a task that has a header and does not run.
+    pub(crate) fn of_parcel(id: TaskId, header: &Header) -> MobileBody {
+        MobileBody::new(id, Epoch::FIRST.0, None, ptr::from_ref(header).cast_mut())
     }
 
     /// What it keeps in place, if it is a child.

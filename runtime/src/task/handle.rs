@@ -161,7 +161,9 @@ impl<R: Output> JoinHandle<R> {
     #[inline(never)]
     fn wait(self) -> Result<R, JoinError> {
         self.spent.set(true);
-        match ask::join(self.task) {
+        let (outcome, is_kept) = ask::join(self.task);
+        let _taken = is_kept.then_some(Taken(self.task));
+        match outcome {
             Some(Outcome::Returned(bytes)) => {
                 let name = entry::lookup(self.entry).map_or("", |entry| entry.name);
                 R::__decode(name, &bytes).map_err(|e| JoinError::Encoding { reason: e.to_string() })
@@ -179,6 +181,15 @@ impl<R: Output> JoinHandle<R> {
             }
             None => Err(JoinError::Unknown { task: self.task }),
         }
+    }
+}
+
+/// Tells the home, in the end, that the outcome was made use of, or will not be.
+struct Taken(TaskId);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        ask::taken(self.0);
     }
 }
 

@@ -151,6 +151,7 @@ impl World {
                 }
             }
             Action::MemberUp { .. } | Action::NodeDead { .. } | Action::Custom { .. } => {}
+            Action::NotTaken { .. } => {}
             other => panic!("an action that the model does not know: {other:?}"),
         }
     }

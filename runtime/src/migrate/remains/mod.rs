@@ -63,7 +63,7 @@ fn table() -> MutexGuard<'static, Vec<Kept>> {
 
 /// The task is another node's now; its pages stay, `base` being what they were when it was frozen.
 pub(crate) fn keep_departed(header: &Header, base: Arc<Base>) {
-    let (task, slots) = (header.id, super::slots_of(header));
+    let (task, slots) = (header.remains_id(), super::slots_of(header));
     discard_dead(header, base.as_ref());
     for &slot in &slots {
         pool::global().keep(slot);
