@@ -98,6 +98,8 @@ pub enum Fault {
     ReleaseWhileServing,
     /// The target keeps what it has of a called-off try (breaks rule 11).
     KeepCopyOnAbort,
+    /// The home does not end parcels with what carries them (breaks rule 7 of the home).
+    ForgetTies,
 }
 
 /// One step's outlet: frames and actions in the order in which they were decided.

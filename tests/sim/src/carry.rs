@@ -186,6 +186,8 @@ impl World {
             plan: None,
             missing: 0,
             source: None,
+            is_parcel: false,
+            wants: None,
         };
         process.tasks.insert(task, local);
         self.runs(at, task, epoch, slot);

@@ -54,6 +54,7 @@ fn add(total: &mut Report, report: &Report) {
     total.called_off += report.called_off;
     total.lazy += report.lazy;
     total.pages_lost += report.pages_lost;
+    total.parcels += report.parcels;
     total.events += report.events;
 }
 
@@ -68,6 +69,7 @@ fn two_thousand_seeds_keep_the_invariants() {
     assert!(total.tasks > 50_000 && total.moves > 50_000 && total.failed > 10_000, "{total:?}");
     assert!(total.rounds > 20_000 && total.called_off > 3_000, "{total:?}");
     assert!(total.lazy > 10_000 && total.pages_lost > 100, "{total:?}");
+    assert!(total.parcels > 1_000, "{total:?}");
     assert!(total.doubts > 10 && total.lost > 1_000 && total.deaths > 2_000, "{total:?}");
 }
 

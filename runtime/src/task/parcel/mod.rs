@@ -104,8 +104,7 @@ impl From<ParcelError> for crate::error::Error {
 /// encoded.
 ///
 /// The closure of [`Parcel::new`] runs as a task of its own, whose heap becomes the parcel. A parcel can be an
-/// argument or the result of a `#[migratable]` function and a message of a [`channel`](crate::channel), by
-/// itself or inside of other types. On one node it changes its owner, whatever its size; to another node
+/// argument or the result of a `#[migratable]` function, by itself or inside of other types. On one node it changes its owner, whatever its size; to another node
 /// its pages travel as they are. Received it is the same value at the same address, with every pointer inside
 /// still valid. A parcel that a mobile task holds moves with the task.
 ///

@@ -1,7 +1,9 @@
 //! Parcels: handed from task to task on one node and between nodes, held by tasks that move, given up.
 //!
-//! `parcels PARAGRAPH [ROUNDS]`, two nodes (three for `nodes` and `deaths`). Each paragraph prints `ok` and its name.
+//! `parcels PARAGRAPH [ROUNDS]`, two nodes (three for `deaths`). Each paragraph prints `ok` and its name.
 //! Exit code 1 if something is wrong.
+
+#![allow(unsafe_code, reason = "a tree whose children point to their parents")]
 
 use std::cell::Cell;
 use std::collections::HashMap;
