@@ -22,7 +22,7 @@ use migrt_iso::{PAGE_LEN, REGION_BASE, REGION_LEN, SlotId, page, pool};
 use super::image;
 use crate::census::{self, NodeMemory};
 use crate::symbols;
-use crate::task::header::Header;
+use crate::task::header::{Header, Layout};
 use crate::task::parcel::State;
 use crate::task::prefix::HeaderPrefix;
 use crate::task::tls::TlsLayout;
@@ -68,7 +68,7 @@ pub(crate) fn scan(header: &Header, slots: &[SlotId]) -> Option<Hit> {
     let mut slots = slots.to_vec();
     slots.sort_unstable();
     let slots = &slots[..];
-    let mut trace = Trace { own: slots, seen: Seen::new(slots), work: Vec::new() };
+    let mut trace = Trace::new(slots);
     let hit = |place| move |(at, word)| Hit { place, at, word, stack, tp };
     if let Some(found) = trace.find(sp..stack.1) {
         return Some(hit(Place::Stack)(found));
@@ -88,7 +88,8 @@ pub(crate) fn scan_parcel(header: &Header) -> Option<Hit> {
     let mut slots = vec![header.slot];
     header.prefix.arena().for_each_extent(&mut |slot| slots.push(slot));
     slots.sort_unstable();
-    let mut trace = Trace { own: &slots, seen: Seen::new(&slots), work: Vec::new() };
+    let mut trace = Trace::new(&slots);
+    trace.sees_parcels = true;
     trace.begin_parcel(&header.prefix, true);
     let (at, word) = trace.follow()?;
     Some(Hit { place: Place::Heap, at, word, stack: (0, 0), tp: 0 })
@@ -164,9 +165,15 @@ struct Trace<'a> {
     seen: Seen<'a>,
     /// Blocks that were reached and not read yet.
     work: Vec<(usize, usize)>,
+    /// The handle of a parcel, whose address is inverted, leads out too.
+    sees_parcels: bool,
 }
 
-impl Trace<'_> {
+impl<'a> Trace<'a> {
+    fn new(own: &'a [SlotId]) -> Trace<'a> {
+        Trace { own, seen: Seen::new(own), work: Vec::new(), sees_parcels: false }
+    }
+
     /// The block with the value of a parcel is reached, if there is one and it is not known to be clean.
     fn begin_parcel(&mut self, arena: &HeaderPrefix, even_if_clean: bool) {
         // SAFETY: a header, of which the prefix is the first field.
@@ -194,6 +201,9 @@ impl Trace<'_> {
             // SAFETY: the range is the frozen task's memory, which the caller holds.
             let word = unsafe { (at as *const usize).read() };
             if word.wrapping_sub(LOWEST) < HIGHEST - LOWEST && self.leads_out(word) {
+                return Some((at, word));
+            }
+            if self.sees_parcels && is_handle(word) {
                 return Some((at, word));
             }
             at += 8;
@@ -271,6 +281,12 @@ impl<'a> Seen<'a> {
     }
 }
 
+/// Whether the word is the address of a header, inverted.
+fn is_handle(word: usize) -> bool {
+    (!word).wrapping_sub(REGION_BASE) < REGION_LEN
+        && SlotId::of_addr(!word).is_some_and(|slot| Layout { slot }.header() as usize == !word)
+}
+
 #[cold]
 fn is_node(word: usize) -> bool {
     census::is_node_memory(word).is_some()
@@ -299,6 +315,9 @@ fn is_live_elsewhere(slot: SlotId) -> bool {
 impl Hit {
     /// What a parcel has that leads out of it.
     pub(crate) fn in_parcel(&self) -> String {
+        if is_handle(self.word) {
+            return "another parcel is in it".to_owned();
+        }
         format!("a word of its value, at {:#x}, points to {}", self.at, self.target())
     }
 

@@ -220,6 +220,9 @@ fn reserve(
     let id = owner.map_or_else(parcel::builder_id, |owner| owner.id);
     let header = match ground {
         Ground::Parcel(header) => {
+            if header.prefix.has_travelled() && !mobile::install_guard(header.slot) {
+                return None;
+            }
             mobile::refurnish(header, id, &CLOSURE);
             header
         }

@@ -269,6 +269,7 @@ pub(super) fn refurnish(header: &'static Header, id: TaskId, entry: &'static Ent
     }
     header.cancel.set(false);
     header.root_sp.set(0);
+    header.prefix.trimmed.set(false);
     furnish(header);
 }
 

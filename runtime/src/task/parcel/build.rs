@@ -21,6 +21,8 @@ struct Sealed {
 impl Drop for Sealed {
     fn drop(&mut self) {
         if self.keep != 0 {
+            // SAFETY: the header of the arena that the block lies in.
+            unsafe { &*((!self.arena) as *const Header) }.parcel.take_keep();
             // SAFETY: the block was sealed and nobody has it.
             unsafe { Head::drop_value((!self.keep) as *mut Head) };
         }
@@ -80,6 +82,16 @@ impl<T: Send + 'static> Parcel<T> {
     {
         self.check_here();
         let (keep, header) = (self.keep.get(), self.header());
+        let is_ready = on_worker(|worker| {
+            let family = hold::family(worker);
+            child::registry::insert(header.slot);
+            let is_ours = hold::unlist(family.as_ref().and_then(|task| task.mobile()), header);
+            if !is_ours {
+                child::registry::remove(header.slot);
+            }
+            is_ours
+        });
+        assert!(is_ready, "this parcel is held by another task");
         let packet = child::spawn_on(Ground::Parcel(header), move || {
             // SAFETY: the handle is borrowed for as long as this task runs (`join_through`), so the block
             // is this task's alone.
@@ -87,7 +99,7 @@ impl<T: Send + 'static> Parcel<T> {
             keep.head().worsen(State::Changed);
             change(keep.value_mut())
         });
-        let packet = packet.expect("a parcel that is here can be changed");
+        let packet = packet.expect("the arena is there, and its guard can be installed");
         match child::join_through(packet) {
             Ok(result) => result,
             Err(JoinError::Panicked { message }) => panic_any(message),

@@ -221,7 +221,6 @@ fn begin(worker: Option<&Worker>, header: &'static Header) -> Result<TaskId, Str
     }
     let id = cluster().parcel_begins(|id| {
         mobile::refurnish(header, id, &super::PARCEL);
-        header.prefix.trimmed.set(false);
         header.parcel.set_on_its_way();
         header.parcel.set_lineage(id);
         TaskRef::new(worker, Body::Mobile(MobileBody::of_parcel(id, header)))

@@ -202,7 +202,7 @@ fn refused() -> Result<(), JoinError> {
     let text = String::from("a text of the caller's, long enough for a block");
     check(Parcel::new(move || text).map(drop), "of this node's heap");
     let inner = Parcel::new(|| 7u64).expect("a number");
-    check(Parcel::new(move || vec![inner]).map(drop), "or of a parcel");
+    check(Parcel::new(move || vec![inner]).map(drop), "another parcel is in it");
     let panicked = Parcel::<u64>::new(|| panic!("it fails"));
     assert!(matches!(panicked, Err(ParcelError::Panicked { message }) if message == "it fails"));
     // By a mobile task, whose memory is another's from the parcel's point of view.
