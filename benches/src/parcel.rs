@@ -47,7 +47,9 @@ struct Round {
 }
 
 fn build(entries: u64, round: u64) -> Map {
-    (0..entries).map(|n| (format!("entry {n}"), (0..WORDS).map(|w| w * n + round).collect())).collect()
+    (0..entries)
+        .map(|n| (format!("entry {n}"), (0..WORDS).map(|w| w * n + round).collect()))
+        .collect()
 }
 
 fn check(map: &Map, entries: u64, round: u64) -> Result<(), String> {

@@ -325,7 +325,9 @@ impl Hit {
     fn target(&self) -> String {
         let word = self.word;
         if word.wrapping_sub(REGION_BASE) < REGION_LEN {
-            return format!("{word:#x}, in a slot of another task or of its remains, or of a parcel");
+            return format!(
+                "{word:#x}, in a slot of another task or of its remains, or of a parcel"
+            );
         }
         match census::is_node_memory(word) {
             Some(NodeMemory::Block { start, len }) => {

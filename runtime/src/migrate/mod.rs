@@ -208,7 +208,9 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
         return Err(Refusal::Pinned { what: pins.join(", ") });
     }
     let Some(header) = body.header() else { return check_call(body) };
-    if header.is_parcel() && header.prefix.travelled_with().is_some_and(|t| cluster().is_unsettled(t)) {
+    if header.is_parcel()
+        && header.prefix.travelled_with().is_some_and(|t| cluster().is_unsettled(t))
+    {
         // The slots may not leave before (I3).
         return Err(Refusal::Busy);
     }

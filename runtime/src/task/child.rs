@@ -214,8 +214,10 @@ fn reserve(
     parent: Option<&TaskRef>,
     ground: Ground,
 ) -> Option<&'static Header> {
-    let caller =
-        worker.and_then(|w| w.task()).and_then(|record| record.mobile()).and_then(MobileBody::header);
+    let caller = worker
+        .and_then(|w| w.task())
+        .and_then(|record| record.mobile())
+        .and_then(MobileBody::header);
     let owner = parent.map(|parent| parent.mobile().expect("a mobile task"));
     let id = owner.map_or_else(parcel::builder_id, |owner| owner.id);
     let header = match ground {

@@ -56,8 +56,26 @@ fn a_thousand_hand_overs_leave_nothing() {
 #[test]
 fn whoever_dies_around_a_hand_over_everybody_hears_of_it_and_no_slot_is_lost() {
     for (victim, points) in [
-        (1, &["source.frozen", "source.shipped", "source.ready", "source.committed", "source.acked"][..]),
-        (2, &["target.shipping", "target.installed", "target.ready", "target.commit", "target.thawed"]),
+        (
+            1,
+            &[
+                "source.frozen",
+                "source.shipped",
+                "source.ready",
+                "source.committed",
+                "source.acked",
+            ][..],
+        ),
+        (
+            2,
+            &[
+                "target.shipping",
+                "target.installed",
+                "target.ready",
+                "target.commit",
+                "target.thawed",
+            ],
+        ),
     ] {
         for point in points {
             let plan = format!("n{victim}:{point}=kill@2");

@@ -44,7 +44,9 @@ impl<T: Send + 'static> Parcel<T> {
     where
         F: FnOnce() -> T + Send + 'static,
     {
-        if let Some(why) = on_worker(|_| home::unfit().map(|why| current::to_callers_heap(&why.to_string()))) {
+        if let Some(why) =
+            on_worker(|_| home::unfit().map(|why| current::to_callers_heap(&why.to_string())))
+        {
             return Err(ParcelError::Refused { reason: why });
         }
         let packet = child::spawn_on(Ground::Empty, move || {
@@ -161,4 +163,3 @@ pub(super) fn look(header: &Header) -> Option<String> {
 pub(in crate::task) fn leave_to_node(header: &'static Header) {
     hold::list(None, header);
 }
-

@@ -177,7 +177,10 @@ impl Drop for Rights {
 /// Sends off all parcels of a message, or none.
 fn send_off_all(parcels: Vec<Loose>) -> Result<Vec<TaskId>, String> {
     if parcels.len() > COUNT_MAX {
-        return Err(format!("it has {} parcels, and at most {COUNT_MAX} go in one message", parcels.len()));
+        return Err(format!(
+            "it has {} parcels, and at most {COUNT_MAX} go in one message",
+            parcels.len()
+        ));
     }
     let mut sent = Rights(Vec::with_capacity(parcels.len()));
     for mut parcel in parcels {
@@ -195,7 +198,8 @@ fn send_off(worker: Option<&Worker>, header: &'static Header) -> Result<TaskId, 
     let family = hold::family(worker);
     let body = family.as_ref().and_then(|task| task.mobile());
     child::registry::insert(header.slot);
-    let sent = unlist_clean(body, header).and_then(|()| begin(worker, header).inspect_err(|_| hold::list(body, header)));
+    let sent = unlist_clean(body, header)
+        .and_then(|()| begin(worker, header).inspect_err(|_| hold::list(body, header)));
     child::registry::remove(header.slot);
     sent
 }

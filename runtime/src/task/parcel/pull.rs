@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use migrt_proto::wire::{Answer, Ask, Refusal, Strategy};
 use migrt_proto::TaskId;
+use migrt_proto::wire::{Answer, Ask, Refusal, Strategy};
 
 use super::{Parcel, hold};
 use crate::cluster::{ask, cluster};
@@ -219,4 +219,3 @@ fn take_arena(
     child::registry::remove(header.slot);
     Ok(header)
 }
-
