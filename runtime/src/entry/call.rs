@@ -235,6 +235,11 @@ enum Part {
 }
 
 impl EntryError {
+    /// Whether it is a parcel that could not be had, not a matter of encoding.
+    pub(crate) fn is_of_parcel(&self) -> bool {
+        matches!(self.part, Part::Parcel)
+    }
+
     fn of_parcel(entry: &'static str, verb: &'static str, why: String) -> EntryError {
         let source = match verb {
             "encoded" => postcard::Error::SerializeBufferFull,

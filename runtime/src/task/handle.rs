@@ -166,7 +166,13 @@ impl<R: Output> JoinHandle<R> {
         match outcome {
             Some(Outcome::Returned(bytes)) => {
                 let name = entry::lookup(self.entry).map_or("", |entry| entry.name);
-                R::__decode(name, &bytes).map_err(|e| JoinError::Encoding { reason: e.to_string() })
+                R::__decode(name, &bytes).map_err(|error| {
+                    let reason = error.to_string();
+                    match error.is_of_parcel() {
+                        true => JoinError::Parcel { reason },
+                        false => JoinError::Encoding { reason },
+                    }
+                })
             }
             Some(Outcome::Panicked { message }) => Err(JoinError::Panicked { message }),
             Some(Outcome::Cancelled) => Err(JoinError::Cancelled),
