@@ -213,6 +213,7 @@ impl Cluster {
         let cluster_id = identity.cluster_id();
         let mut net_config = NetConfig::new(identity);
         net_config.bind = config.bind;
+        net_config.bulk_limit = config.move_rate;
         let handler = Arc::new(link::Link::new(self, cluster_id));
         let net = Net::start(net_config, handler).map_err(|e| failed(&e))?;
         let _ = self.net.set(net.clone());

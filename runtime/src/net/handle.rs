@@ -34,6 +34,9 @@ pub struct NetConfig {
     /// How long the net thread looks for work before it sleeps. Zero turns it off, as a machine
     /// with one core does by itself.
     pub spin: Duration,
+    /// Bytes per second that go out in bulk streams, to all peers together; `None`: no limit. Frames,
+    /// and streams with a priority, go whatever it says.
+    pub bulk_limit: Option<u64>,
 }
 
 impl NetConfig {
@@ -44,6 +47,7 @@ impl NetConfig {
             identity,
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             spin: Duration::from_micros(30),
+            bulk_limit: None,
         }
     }
 }
@@ -125,7 +129,8 @@ impl Net {
             ended_signal: Condvar::new(),
         });
         let who = (config.identity.node(), random_run()?);
-        let hub = Hub::new(exec, handler, who, endpoint, crypto, segmented);
+        let bulk = (segmented, config.bulk_limit);
+        let hub = Hub::new(exec, handler, who, endpoint, crypto, bulk);
         let thread_shared = shared.clone();
         crate::thread::start("migrt-net", move || thread_main(&thread_shared, Arc::new(hub), poll))
             .map_err(system("start the net thread"))?;

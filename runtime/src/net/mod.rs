@@ -30,6 +30,7 @@ mod handle;
 mod handler;
 mod identity;
 mod link;
+mod pacer;
 mod peers;
 mod rt;
 mod socket;
@@ -37,6 +38,7 @@ mod spin;
 mod timer;
 mod tls;
 mod transport;
+mod writer;
 
 #[cfg(test)]
 mod tests;

@@ -36,6 +36,8 @@ pub(crate) struct Base {
     spare: Vec<Arc<CopySlot>>,
     /// What is left of the last slot.
     room: Range<usize>,
+    /// The part of the last slot that is to be made present before it is written.
+    absent: Range<usize>,
 }
 
 /// The number of the page at `addr`, counted from the region's start.
@@ -161,8 +163,8 @@ impl Base {
         Arc::get_mut(slot.expect("copies lie in the base's slots")).is_none()
     }
 
-    /// Copies pages that have no copy yet; `pages` notes where.
-    fn copy_new(
+    /// Copies pages that have no copy yet; `pages` notes where, for [`Base::note`].
+    pub(crate) fn copy_new(
         &mut self,
         mut from: usize,
         len: usize,
@@ -177,6 +179,7 @@ impl Base {
             }
             let len = self.room.len().min(end - from);
             let to = self.room.start;
+            self.make_present(to + len);
             // SAFETY: the source is the task's, the target a slot of ours that is read up to `room`.
             unsafe { copy_bytes(from, to, len) };
             for page in (0..len).step_by(PAGE_LEN) {
@@ -193,6 +196,26 @@ impl Base {
         Some(())
     }
 
+    /// Where copies lie that were made by [`Base::copy_new`].
+    pub(crate) fn note(&mut self, pages: Vec<(Page, Page)>) {
+        // In one go: one by one they cost as much as the copies.
+        self.pages.append(&mut pages.into_iter().collect());
+    }
+
+    /// Has the last slot present up to `end`, some megabytes at a time: so they are filled while the
+    /// caches have them.
+    fn make_present(&mut self, end: usize) {
+        const STEP: usize = 2 * page::HUGE_PAGE_LEN;
+        if self.absent.start >= end.min(self.absent.end) {
+            return;
+        }
+        let from = self.absent.start;
+        let to = end.max(from + STEP).min(self.absent.end);
+        // SAFETY: part of a slot of ours, behind the copies in it.
+        unsafe { page::populate_huge(from, to - from) };
+        self.absent.start = to;
+    }
+
     /// A slot for `left` bytes or for as many as one slot is to have.
     fn more_room(&mut self, left: usize) -> Option<()> {
         let (slot, is_spare) = match self.spare.pop() {
@@ -202,11 +225,12 @@ impl Base {
         let id = slot.id;
         self.slots.push(slot);
         let len = left.min(id.len());
-        // Spare room is filled bit by bit, by threads that have no time to make all of it present.
-        if !is_spare && len >= 16 * PAGE_LEN && id.class() > pool::WARM_CLASS_MAX {
-            // SAFETY: a slot just taken.
-            unsafe { page::populate_write(id.base(), len.next_multiple_of(PAGE_LEN)) };
-        }
+        let is_long = len >= 16 * PAGE_LEN && id.class() > pool::WARM_CLASS_MAX;
+        // Spare room is filled bit by bit, by threads that have no time to make much of it present.
+        self.absent = match !is_spare && is_long {
+            true => id.base()..id.base() + len.next_multiple_of(PAGE_LEN),
+            false => 0..0,
+        };
         self.room = id.base()..id.base() + id.len();
         Some(())
     }
