@@ -28,6 +28,7 @@ mod steady;
 mod swarm;
 mod switch;
 mod time_line;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -59,6 +60,8 @@ enum Experiment {
     Compare(compare::Options),
     /// A task that comes back: the second trip beside the first.
     Return(round_trip::Options),
+    /// The rate of the wire in bulk, beside one bare stream.
+    Wire(wire::Options),
     /// Many small tasks to another node at once.
     Swarm(swarm::Options),
     /// Spawn, run and join in batches of 1,000.
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Experiment::Hop(options) => hop::run(options),
         Experiment::Compare(options) => compare::run(options),
         Experiment::Return(options) => round_trip::run(options),
+        Experiment::Wire(options) => wire::run(options),
         Experiment::Swarm(options) => swarm::run(options),
         Experiment::Spawn(options) => spawn::run(&options),
         Experiment::Switch(options) => switch::run(&options),

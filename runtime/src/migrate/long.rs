@@ -22,7 +22,7 @@ use migrt_proto::{Epoch, NodeId};
 
 use super::audit::Suspects;
 use super::image::{self, Image};
-use super::remains::{Base, Parts, addr_of};
+use super::remains::{Base, Parts};
 use super::ship::{NO_SLOT, head_of, manifest, prepare};
 use super::{mobile, scan_words, slots_of};
 use crate::cluster::Cluster;
@@ -161,18 +161,13 @@ impl Copier {
     }
 
     fn copy(&mut self, from: usize, len: usize, parts: &mut Parts) -> Result<(), Refusal> {
-        let known = self.pages.len();
-        let copied = self.base.copy_new(from, len, self.left, parts, &mut self.pages);
-        copied.ok_or_else(|| failed(NO_SLOT))?;
+        let Copier { base, pages, own, suspects, .. } = self;
+        let look = &mut |from, copy, len| suspects.look(own, from, copy, len);
+        let seen: &mut dyn FnMut(usize, usize, usize) =
+            if self.is_looking { look } else { &mut |_, _, _| () };
+        let copied = base.copy_new(from, len, self.left, (parts, pages), seen);
         self.left -= len;
-        if self.is_looking {
-            // Copies of neighbours are neighbours, but where one slot of copies ends.
-            for of in self.pages[known..].chunk_by(|a, b| a.1.0 + 1 == b.1.0) {
-                let (page, copy) = of[0];
-                self.suspects.look(&self.own, addr_of(page), addr_of(copy), of.len() * PAGE_LEN);
-            }
-        }
-        Ok(())
+        copied.ok_or_else(|| failed(NO_SLOT))
     }
 
     fn note(&mut self) {

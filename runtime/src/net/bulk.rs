@@ -1,7 +1,8 @@
 //! Bulk streams: pages, one QUIC stream for each shipment.
 //!
 //! A stream of its own keeps a large shipment from holding up control frames and other shipments.
-//! It begins with a header, framed like a control message, and goes on with raw bytes to its end.
+//! It begins with a header, framed like a control message, and goes on with blocks of bytes, plain or
+//! packed, to its end.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::framing::{FrameError, FrameReader};
 use super::handler::BulkSink;
 use super::link::Link;
 use super::peers::Hub;
+use super::unpack::Unpacker;
 use super::writer::BulkWriter;
 
 /// Longest header of a bulk stream, in bytes.
@@ -131,7 +133,8 @@ async fn receive(hub: &Hub, link: &Link, mut reader: FrameReader) -> Result<(), 
     hub.touch();
     let mut sink = SinkGuard(Some(hub.handler.bulk_open(link.peer, reader.frame())));
     let (first, stream) = reader.rest();
-    let mut result = sink.chunk(first);
+    let mut blocks = Unpacker::default();
+    let mut result = blocks.take(first, &mut |bytes| sink.chunk(bytes));
     while result.is_ok() {
         // An array of empty buffers of the type that quinn wants.
         let mut bufs: [_; 32] = Default::default();
@@ -139,6 +142,9 @@ async fn receive(hub: &Hub, link: &Link, mut reader: FrameReader) -> Result<(), 
             Ok(Some(count)) => count,
             Ok(None) => {
                 hub.touch();
+                if !blocks.is_at_end() {
+                    return Err("it ended inside a block".to_owned());
+                }
                 sink.end(true);
                 return Ok(());
             }
@@ -151,7 +157,9 @@ async fn receive(hub: &Hub, link: &Link, mut reader: FrameReader) -> Result<(), 
             }
         };
         hub.touch();
-        result = bufs[..count].iter().try_for_each(|bytes| sink.chunk(bytes));
+        let mut chunks = bufs[..count].iter();
+        result =
+            chunks.try_for_each(|chunk| blocks.take(chunk, &mut |bytes| sink.chunk(bytes)));
     }
     let _ = stream.stop(STOP_REFUSED);
     result

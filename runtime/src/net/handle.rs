@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,7 @@ struct Owner {
 struct Shared {
     exec: Exec,
     addr: SocketAddr,
+    packed: Arc<(AtomicU64, AtomicU64)>,
     queue: Mutex<Queue>,
     ended: Mutex<bool>,
     ended_signal: Condvar,
@@ -121,16 +123,17 @@ impl Net {
             Endpoint::new_with_abstract_socket(endpoint_config, Some(server), socket, runtime)
                 .map_err(system("set up QUIC"))?;
 
+        let who = (config.identity.node(), random_run()?);
+        let bulk = (segmented, config.bulk_limit);
+        let hub = Hub::new(exec.clone(), handler, who, endpoint, crypto, bulk);
         let shared = Arc::new(Shared {
-            exec: exec.clone(),
+            exec,
             addr,
+            packed: hub.packed.clone(),
             queue: Mutex::default(),
             ended: Mutex::new(false),
             ended_signal: Condvar::new(),
         });
-        let who = (config.identity.node(), random_run()?);
-        let bulk = (segmented, config.bulk_limit);
-        let hub = Hub::new(exec, handler, who, endpoint, crypto, bulk);
         let thread_shared = shared.clone();
         crate::thread::start("migrt-net", move || thread_main(&thread_shared, Arc::new(hub), poll))
             .map_err(system("start the net thread"))?;
@@ -141,6 +144,14 @@ impl Net {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.owner.shared.addr
+    }
+
+    /// Bytes of bulk that were packed so far: before and after.
+    #[must_use]
+    pub fn packed(&self) -> (u64, u64) {
+        let (before, after) = &*self.owner.shared.packed;
+        // Relaxed: counters.
+        (before.load(Ordering::Relaxed), after.load(Ordering::Relaxed))
     }
 
     /// Dials `addr`, and again whenever the link is lost, until [`forget`](Self::forget),

@@ -38,6 +38,7 @@ mod spin;
 mod timer;
 mod tls;
 mod transport;
+mod unpack;
 mod writer;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ pub(super) struct Hub {
     /// Shipments that are not acknowledged yet.
     pub(super) shipments: AtomicUsize,
     pub(super) limiter: Limiter,
+    /// Bytes that were packed, before and after.
+    pub(super) packed: Arc<(AtomicU64, AtomicU64)>,
     endpoint: Endpoint,
     crypto: Crypto,
     segmented: bool,
@@ -74,6 +76,7 @@ impl Hub {
             run,
             shipments: AtomicUsize::new(0),
             limiter: Limiter::new(bulk_limit),
+            packed: Arc::default(),
             endpoint,
             crypto,
             segmented,

@@ -1,9 +1,13 @@
-//! The sending end of one bulk stream: parts become pieces, and each piece waits for its turn.
+//! The sending end of one bulk stream: parts become pieces, each piece a block, packed if that pays
+//! (`migrt_proto::pack`), and each block waits for its turn (`migrt_proto::pace`).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use bytes::Bytes;
 use migrt_proto::pace::StreamKey;
+use migrt_proto::pack::{BLOCK_LEN_MAX, BlockHead, HEAD_LEN_MAX, Packing, Plan, SAMPLE_LEN};
 use quinn::{SendStream, StoppedError, WriteError};
 
 use super::bulk::Part;
@@ -11,11 +15,16 @@ use super::fault::describe;
 use super::framing::prefix;
 use super::link::Link;
 use super::peers::Hub;
+use super::transport;
 
 /// Parts up to this long are gathered into one piece.
 const GATHER_PART_MAX: usize = 16 << 10;
 /// Bytes that are handed over at a time: what a message, or another stream, may have to wait for.
-pub(super) const PIECE_LEN: usize = 64 << 10;
+const PIECE_LEN: usize = 64 << 10;
+/// Shorter pieces are not packed.
+const PACKED_MIN: usize = 1 << 10;
+
+const _: () = assert!(PIECE_LEN + GATHER_PART_MAX <= BLOCK_LEN_MAX);
 
 /// See the module.
 pub(super) struct BulkWriter {
@@ -25,6 +34,11 @@ pub(super) struct BulkWriter {
     name: StreamKey,
     /// Ahead of others, and of the limit.
     is_urgent: bool,
+    /// What opens the stream, until it goes with the first block.
+    start: Bytes,
+    packing: Packing,
+    /// Where blocks are packed; used again for each.
+    packed: Vec<u8>,
 }
 
 impl BulkWriter {
@@ -42,24 +56,20 @@ impl BulkWriter {
             let _ = stream.set_priority(priority);
         }
         let (hub, link, name) = (hub.clone(), link.clone(), link.pacer.name());
-        let mut writer = BulkWriter { hub, link, stream, name, is_urgent: priority > 0 };
-        let mut start = Vec::with_capacity(header.len() + GATHER_PART_MAX);
-        start.extend_from_slice(&prefix(header.len()));
-        start.extend_from_slice(header);
-        writer.write_behind(start, parts).await?;
+        let start = [&prefix(header.len()), header].concat().into();
+        let is_urgent = priority > 0;
+        let (packing, packed) = (Packing::new(), Vec::new());
+        let mut writer = BulkWriter { hub, link, stream, name, is_urgent, start, packing, packed };
+        writer.write(parts).await?;
+        if !writer.start.is_empty() {
+            writer.hand_over(Bytes::new()).await?;
+        }
         Ok(writer)
     }
 
     /// Writes parts, short ones gathered.
     pub(super) async fn write(&mut self, parts: Vec<Part>) -> Result<(), String> {
-        self.write_behind(Vec::new(), parts).await
-    }
-
-    async fn write_behind(
-        &mut self,
-        mut gathered: Vec<u8>,
-        parts: Vec<Part>,
-    ) -> Result<(), String> {
+        let mut gathered = Vec::new();
         for part in parts {
             if part.bytes().len() <= GATHER_PART_MAX {
                 gathered.extend_from_slice(part.bytes());
@@ -97,9 +107,57 @@ impl BulkWriter {
         self.hand_over(bytes).await
     }
 
+    /// How many bytes a second the link carries, by what its transport has seen, or may carry.
+    fn link_bytes_per_s(&self) -> u64 {
+        let path = self.link.conn.stats().path;
+        let under_way = path.cwnd.min(transport::SEND_WINDOW);
+        let rtt_us = u64::try_from(path.rtt.as_micros()).unwrap_or(u64::MAX).max(1);
+        let carries = under_way.saturating_mul(1_000_000) / rtt_us;
+        carries.min(self.hub.limiter.bytes_per_s().unwrap_or(u64::MAX))
+    }
+
+    /// Packs bytes into `packed`; how many nanoseconds that took.
+    fn pack(&mut self, plain: &[u8]) -> u64 {
+        let since = Instant::now();
+        self.packed.resize(lz4_flex::block::get_maximum_output_size(plain.len()), 0);
+        let len = lz4_flex::block::compress_into(plain, &mut self.packed);
+        self.packed.truncate(len.expect("there is room for the worst"));
+        u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The head and the bytes of a block.
+    fn block(&mut self, piece: Bytes) -> (Bytes, Bytes) {
+        let mut head = Vec::with_capacity(HEAD_LEN_MAX);
+        if piece.len() >= PACKED_MIN {
+            let link = self.link_bytes_per_s();
+            let mut plan = self.packing.plan(link);
+            if plan == Plan::Sample {
+                let sample = &piece[..piece.len().min(SAMPLE_LEN)];
+                let ns = self.pack(sample);
+                plan = self.packing.sampled(link, sample.len(), self.packed.len(), ns);
+            }
+            if plan == Plan::Pack {
+                let ns = self.pack(&piece);
+                if self.packing.packed(piece.len(), self.packed.len(), ns) {
+                    let (len, plain_len) = (self.packed.len(), piece.len());
+                    self.hub.packed.0.fetch_add(plain_len as u64, Ordering::Relaxed);
+                    self.hub.packed.1.fetch_add(len as u64, Ordering::Relaxed);
+                    BlockHead::Packed { len, plain_len }.encode(&mut head);
+                    return (head.into(), Bytes::copy_from_slice(&self.packed));
+                }
+            }
+        }
+        if !piece.is_empty() {
+            BlockHead::Plain { len: piece.len() }.encode(&mut head);
+        }
+        (head.into(), piece)
+    }
+
     /// Hands one piece to the transport, in its turn.
     async fn hand_over(&mut self, piece: Bytes) -> Result<(), String> {
-        let (hub, len) = (&self.hub, piece.len());
+        let (head, body) = self.block(piece);
+        let (hub, len) = (&self.hub, head.len() + body.len());
+        let mut chunks = [std::mem::take(&mut self.start), head, body];
         let turn = match self.is_urgent {
             true => {
                 hub.limiter.charge(len);
@@ -107,7 +165,7 @@ impl BulkWriter {
             }
             false => Some(self.link.pacer.turn((&hub.exec, &hub.limiter), self.name, len).await),
         };
-        let written = self.stream.write_chunk(piece).await;
+        let written = self.stream.write_all_chunks(&mut chunks).await;
         drop(turn);
         written.map_err(|error| match error {
             WriteError::Stopped(_) => "the peer broke it off".to_owned(),
