@@ -40,7 +40,8 @@ impl Builder {
 
     /// Bytes per second at most that each node sends of tasks that move, to all others together. Messages
     /// between tasks and nodes, and pages that a task waits for, go first and whatever the limit says;
-    /// the latter count. 0 means no limit, which is the default. `MIGRT_MOVE_RATE` overrules it.
+    /// the latter count. A task that stands still for longer than ten seconds on its way goes on where it
+    /// was, so a limit has to let its pages pass in that time. 0 means no limit, which is the default. `MIGRT_MOVE_RATE` overrules it.
     ///
     /// # Examples
     /// ```no_run

@@ -97,13 +97,7 @@ impl Turns {
     }
 
     /// Whether it may write its piece of `len` bytes now.
-    pub fn take(
-        &mut self,
-        now: Micros,
-        stream: StreamKey,
-        len: usize,
-        limit: &mut Limit,
-    ) -> Take {
+    pub fn take(&mut self, now: Micros, stream: StreamKey, len: usize, limit: &mut Limit) -> Take {
         if self.queue.front() != Some(&stream) || self.is_held {
             return Take::Wait;
         }

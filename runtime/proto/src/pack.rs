@@ -126,7 +126,12 @@ const TRUST: u32 = 64;
 
 impl Default for Packing {
     fn default() -> Packing {
-        Packing { bytes_per_s: GUESS_BYTES_PER_S, left_of_1000: 1000, until_sample: 0, gap: GAP_MIN }
+        Packing {
+            bytes_per_s: GUESS_BYTES_PER_S,
+            left_of_1000: 1000,
+            until_sample: 0,
+            gap: GAP_MIN,
+        }
     }
 }
 

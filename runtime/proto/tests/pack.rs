@@ -87,9 +87,8 @@ fn heads_come_back_as_they_went() {
 
 #[test]
 fn a_head_out_of_bounds_is_an_error_before_anything_is_allocated() {
-    let packed = |len: u32, plain: u32| {
-        [(len | 1 << 31).to_le_bytes(), plain.to_le_bytes()].concat()
-    };
+    let packed =
+        |len: u32, plain: u32| [(len | 1 << 31).to_le_bytes(), plain.to_le_bytes()].concat();
     let max = BLOCK_LEN_MAX as u32;
     let malformed = Err(WireError::Malformed { what: "block" });
     assert_eq!(BlockHead::decode(&0u32.to_le_bytes()), malformed);

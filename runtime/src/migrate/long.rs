@@ -86,16 +86,16 @@ pub(super) fn ship(
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
         }
     });
-    let mut sender = Sender { feed: feed.ok_or_else(|| failed("this node is alone"))?, queued: VecDeque::new() };
+    let mut sender =
+        Sender { feed: feed.ok_or_else(|| failed("this node is alone"))?, queued: VecDeque::new() };
     sender.send(first)?;
     for slot in &rest {
         copier.copy_slot(slot, &mut |piece| {
-            if task.state.phase() != Phase::Frozen {
-                return Err(failed(CALLED_OFF));
-            }
+            is_still_frozen(task)?;
             sender.send(piece)
         })?;
     }
+    is_still_frozen(task)?;
     if copier.is_looking && copier.suspects.any_alive(header) {
         scan_words(body, header)?;
     }
@@ -106,7 +106,13 @@ pub(super) fn ship(
     Ok(())
 }
 
-const CALLED_OFF: &str = "it was called off";
+/// A move that is called off lets the task go on: there is nothing more to copy then.
+fn is_still_frozen(task: &TaskRef) -> Result<(), Refusal> {
+    match task.state.phase() {
+        Phase::Frozen => Ok(()),
+        _ => Err(failed("it was called off")),
+    }
+}
 
 fn failed(why: impl Into<String>) -> Refusal {
     Refusal::ShipFailed { why: why.into() }

@@ -158,8 +158,7 @@ async fn receive(hub: &Hub, link: &Link, mut reader: FrameReader) -> Result<(), 
         };
         hub.touch();
         let mut chunks = bufs[..count].iter();
-        result =
-            chunks.try_for_each(|chunk| blocks.take(chunk, &mut |bytes| sink.chunk(bytes)));
+        result = chunks.try_for_each(|chunk| blocks.take(chunk, &mut |bytes| sink.chunk(bytes)));
     }
     let _ = stream.stop(STOP_REFUSED);
     result

@@ -60,8 +60,7 @@ fn shipments_to_one_peer_share_the_link_alike() {
         let most = *lens.values().max().unwrap();
         seen.fetch_max(most - least, Ordering::Relaxed);
     }));
-    let receipts: Vec<_> =
-        (0..6u8).map(|stream| a.send_bulk(1, &[stream], lent(EACH))).collect();
+    let receipts: Vec<_> = (0..6u8).map(|stream| a.send_bulk(1, &[stream], lent(EACH))).collect();
     for receipt in receipts {
         assert_eq!(receipt.wait(), Ok(()));
     }
