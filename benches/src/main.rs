@@ -29,6 +29,7 @@ mod steady;
 mod swarm;
 mod switch;
 mod time_line;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -62,6 +63,8 @@ enum Experiment {
     Return(round_trip::Options),
     /// A large map handed from task to task.
     Parcel(parcel::Options),
+    /// The rate of the wire in bulk, beside one bare stream.
+    Wire(wire::Options),
     /// Many small tasks to another node at once.
     Swarm(swarm::Options),
     /// Spawn, run and join in batches of 1,000.
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Experiment::Compare(options) => compare::run(options),
         Experiment::Return(options) => round_trip::run(options),
         Experiment::Parcel(options) => parcel::run(options),
+        Experiment::Wire(options) => wire::run(options),
         Experiment::Swarm(options) => swarm::run(options),
         Experiment::Spawn(options) => spawn::run(&options),
         Experiment::Switch(options) => switch::run(&options),

@@ -91,6 +91,7 @@ pub mod __private {
     pub use linkme;
 
     pub use crate::builder::main;
+    pub use crate::cluster::wire_blank;
     pub use crate::entry::{
         Call, Decoder, ENTRIES, Encoder, Entry, EntryError, MainOptions, check_duplicates, lookup,
         run_entry,

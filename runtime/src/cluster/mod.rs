@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use migrt_iso::SlotId;
 use migrt_proto::transfer::LinkRate;
-use migrt_proto::wire::{Answer, Outcome};
+use migrt_proto::wire::{Answer, Outcome, StreamHead};
 use migrt_proto::{Action, Core, Epoch, Incarnation, Micros, NodeId, Place, TaskId, Token};
 
 use self::residents::Residents;
@@ -214,6 +214,7 @@ impl Cluster {
         let cluster_id = identity.cluster_id();
         let mut net_config = NetConfig::new(identity);
         net_config.bind = config.bind;
+        net_config.bulk_limit = config.move_rate;
         let handler = Arc::new(link::Link::new(self, cluster_id));
         let net = Net::start(net_config, handler).map_err(|e| failed(&e))?;
         let _ = self.net.set(net.clone());
@@ -322,6 +323,18 @@ impl Cluster {
         Some(self.net.get()?.open_bulk_at(to.0, header, 1, Box::new(done)))
     }
 
+    /// Sends bytes to `to` that are thrown away there; how long it took until all had been acknowledged.
+    fn send_blank(&self, to: NodeId, bytes: Vec<u8>) -> std::result::Result<Duration, String> {
+        let mut head = Vec::new();
+        StreamHead::Blank.encode(&mut head);
+        let (sender, done) = std::sync::mpsc::sync_channel(1);
+        let since = Instant::now();
+        let part = Part::Lent(bytes.into());
+        self.send_bulk(to, head, vec![part], move |result| _ = sender.send(result));
+        let result = done.recv().unwrap_or_else(|_| Err("the wire was closed".to_owned()));
+        result.map(|()| since.elapsed())
+    }
+
     /// Does `deed` on the net thread, soon; not at all if this node is alone.
     pub(crate) fn soon(&self, deed: impl FnOnce() + Send + 'static) {
         if let Some(net) = self.net.get() {
@@ -407,6 +420,16 @@ impl Cluster {
         let end = self.end.1.wait_while(end, over).unwrap();
         end.expect("waited for")
     }
+}
+
+/// For the bench: sends bytes to a node, which throws them away, over the wire that tasks take. Holds up
+/// the calling worker.
+///
+/// # Errors
+/// There is no link.
+#[doc(hidden)]
+pub fn wire_blank(to: NodeId, bytes: Vec<u8>) -> std::result::Result<Duration, String> {
+    cluster().send_blank(to, bytes)
 }
 
 /// The cluster as this node sees it.

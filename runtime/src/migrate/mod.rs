@@ -30,6 +30,7 @@ pub(crate) mod image;
 #[expect(unsafe_code, reason = "writes the pages of arriving tasks")]
 mod installer;
 pub(crate) mod lacking;
+mod long;
 mod missing_state;
 mod pages;
 pub(crate) mod pins;
@@ -231,14 +232,17 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
 /// Whether no word of a frozen task leads to what stays here.
 fn check_words(body: &MobileBody, copying: Option<&Copying>) -> Result<(), Refusal> {
     let Some(header) = body.header() else { return Ok(()) };
-    let audit = crate::node::node().config.audit;
-    if header.is_parcel() {
-        return check_parcel(header, audit);
-    }
     let slots = slots_of(header);
     // Pages that went in rounds were looked through as they were copied.
     let is_lazy = body.journey().is_lazy;
+    let goes_in_pieces = copying.is_none() && !is_lazy && ship::is_long(header);
+    body.journey().goes_in_pieces = goes_in_pieces;
+    if header.is_parcel() {
+        return check_parcel(header);
+    }
     let is_clean = match copying {
+        // So are those that go in pieces.
+        None if goes_in_pieces => !audit::roots_lead_out(header, &slots),
         // Long heaps are looked through as they follow.
         None if is_lazy && serve::is_long(header) => !audit::roots_lead_out(header, &slots),
         Some(copying) => {
@@ -247,9 +251,14 @@ fn check_words(body: &MobileBody, copying: Option<&Copying>) -> Result<(), Refus
         }
         None => false,
     };
+    if is_clean { Ok(()) } else { scan_words(body, header) }
+}
+
+/// The same, by looking at all of them.
+fn scan_words(body: &MobileBody, header: &Header) -> Result<(), Refusal> {
+    let audit = crate::node::node().config.audit;
     if audit != Audit::Off
-        && !is_clean
-        && let Some(hit) = audit::scan(header, &slots)
+        && let Some(hit) = audit::scan(header, &slots_of(header))
     {
         if audit == Audit::Strict {
             return Err(Refusal::Pinned { what: hit.to_string() });
@@ -260,7 +269,8 @@ fn check_words(body: &MobileBody, copying: Option<&Copying>) -> Result<(), Refus
 }
 
 /// The same of a parcel, which has no stack that leads anywhere.
-fn check_parcel(header: &Header, audit: Audit) -> Result<(), Refusal> {
+fn check_parcel(header: &Header) -> Result<(), Refusal> {
+    let audit = crate::node::node().config.audit;
     let Some(head) = header.parcel.keep() else { return Ok(()) };
     if audit != Audit::Off
         && head.state() != State::Clean

@@ -74,6 +74,8 @@ pub(crate) struct Journey {
     pub(crate) copying: Option<Arc<Copying>>,
     /// It leaves by post-copy.
     pub(crate) is_lazy: bool,
+    /// It is copied, looked through and sent piece by piece.
+    pub(crate) goes_in_pieces: bool,
     /// The pages that follow it.
     pub(crate) serving: Option<Arc<Serving>>,
     /// The record of the move that it came here by.

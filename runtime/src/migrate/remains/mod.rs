@@ -18,6 +18,7 @@
 
 mod base;
 mod collect;
+mod copies;
 mod merge;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,8 +29,9 @@ use migrt_proto::TaskId;
 use crate::task::adopted;
 use crate::task::header::Header;
 
-pub(crate) use base::{Base, Parts, addr_of, is_copies, number_of};
+pub(crate) use base::{Base, Parts, addr_of, number_of};
 pub(crate) use collect::{collect_if_due, start_collector};
+pub(crate) use copies::is_copies;
 pub(crate) use merge::Merge;
 
 /// What one task has left here.
