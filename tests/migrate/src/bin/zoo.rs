@@ -1,28 +1,38 @@
 //! Takes the specimens of the zoo through one mode of travelling and compares their checksums.
 //!
-//! `zoo MODE [NAME…]`, `zoo list`. MODE: `workers` `once` `back` `five` `chaos`. Exit code 1 if a specimen
-//! fails; each has a line.
+//! `zoo MODE [NAME…]`, `zoo list`. MODE: `workers` `once` `back` `five` `faults` `ordered` `chaos`. Exit code 1 if a
+//! specimen fails; each has a line.
 
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
-use migrt_test_migrate::trip::{self, Plan};
-use migrt_test_migrate::zoo::{self, visit};
+use migrt::{JoinHandle, NodeId};
+use migrt_test_migrate::trip::{self, Plan, Seeded};
+use migrt_test_migrate::zoo::{self, Visit, visit};
 
 struct Mode {
     nodes: u16,
     workers: usize,
     plans: Vec<Plan>,
+    /// How many order each task elsewhere all the time, in each other's way.
+    orderers: u64,
 }
 
 fn mode(name: &str) -> Option<Mode> {
     let hops = |first, hops| Plan::Hops { first, hops };
+    let chase = |first, hops| Plan::Chase { first, hops };
+    let ordered = |first, moves| Plan::Ordered { first, moves };
+    let plain = |nodes, workers, plans| Mode { nodes, workers, plans, orderers: 0 };
     Some(match name {
-        "workers" => Mode { nodes: 1, workers: 3, plans: vec![Plan::Yield, Plan::Shuffle] },
-        "once" => Mode { nodes: 2, workers: 1, plans: vec![hops(0, 1), hops(3, 1)] },
-        "back" => Mode { nodes: 2, workers: 1, plans: vec![hops(0, 2), hops(2, 2)] },
-        "five" => Mode { nodes: 3, workers: 1, plans: vec![hops(0, 5), hops(1, 5)] },
-        "chaos" => Mode { nodes: 3, workers: 1, plans: vec![Plan::Yield] },
+        "workers" => plain(1, 3, vec![Plan::Yield, Plan::Shuffle]),
+        "once" => plain(2, 1, vec![hops(0, 1), hops(3, 1)]),
+        "back" => plain(2, 1, vec![hops(0, 2), hops(2, 2)]),
+        "five" => plain(3, 1, vec![hops(0, 5), hops(1, 5)]),
+        "faults" => plain(3, 1, vec![chase(0, 3), chase(1, 2)]),
+        "ordered" => Mode { orderers: 2, ..plain(3, 1, vec![ordered(0, 4), ordered(2, 3)]) },
+        "chaos" => plain(3, 1, vec![Plan::Yield]),
         _ => return None,
     })
 }
@@ -30,7 +40,9 @@ fn mode(name: &str) -> Option<Mode> {
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some((mode_name, names)) = args.split_first() else {
-        eprintln!("zoo MODE [NAME…]: workers, once, back, five, chaos; or zoo list");
+        eprintln!(
+            "zoo MODE [NAME…]: workers, once, back, five, faults, ordered, chaos; or zoo list"
+        );
         return ExitCode::FAILURE;
     };
     let all: Vec<&'static str> = zoo::specimens().into_iter().map(|(name, _)| name).collect();
@@ -78,8 +90,9 @@ fn tour(mode: &Mode, chosen: &[&'static str]) -> bool {
         let waiting: Vec<_> = visits
             .into_iter()
             .map(|(name, seed, plan, task)| {
-                let to = to.clone();
+                let (to, orderers) = (to.clone(), mode.orderers);
                 migrt::spawn(move || {
+                    let task = order_about(task, orderers);
                     let still = migrt::spawn(visit(name.to_owned(), Plan::Still, seed)).join();
                     let _ = to.send((name, plan, still.map(|v| v.checksum), task.join()));
                 })
@@ -120,13 +133,49 @@ fn tour(mode: &Mode, chosen: &[&'static str]) -> bool {
             }
         }
     }
+    let (done, meanwhile) = (DONE.load(Ordering::Relaxed), MEANWHILE.load(Ordering::Relaxed));
+    println!("orders done {done} meanwhile {meanwhile}");
     println!("total hops {hops} threads {threads} refused {refused}");
     good
 }
 
+/// Moves that were ordered from outside and made, and those refused because another one was under way.
+static DONE: AtomicU64 = AtomicU64::new(0);
+static MEANWHILE: AtomicU64 = AtomicU64::new(0);
+
+/// Has `orderers` at once order the task to some node, again and again until it has ended. An order that comes while
+/// another move is under way is refused, whatever that one's step is; it must not harm it.
+fn order_about(task: JoinHandle<Visit>, orderers: u64) -> JoinHandle<Visit> {
+    let task = Arc::new(task);
+    let order = |number| {
+        let task = task.clone();
+        migrt::spawn(move || {
+            let mut random = Seeded::new(number);
+            while !task.is_finished() {
+                match task.migrate(NodeId(random.below(3) as u16)) {
+                    Ok(()) => _ = DONE.fetch_add(1, Ordering::Relaxed),
+                    Err(why) if why.to_string().contains("another move") => {
+                        MEANWHILE.fetch_add(1, Ordering::Relaxed);
+                    }
+                    // It is pinned just now, or has ended.
+                    Err(_) => {}
+                }
+                migrt::sleep(Duration::from_micros(100 + random.below(400)));
+            }
+        })
+    };
+    let all: Vec<_> = (0..orderers).map(order).collect();
+    all.into_iter().for_each(|orderer| orderer.join().expect("an orderer does not panic"));
+    Arc::into_inner(task).expect("the orderers have ended")
+}
+
 /// Whether the task went where its plan sent it, but for what was refused.
 fn went(plan: Plan, walked: &trip::Walked) -> Result<(), String> {
-    let Plan::Hops { first, hops } = plan else { return Ok(()) };
+    let (first, hops) = match plan {
+        Plan::Hops { first, hops } => (first, hops),
+        Plan::Chase { first, hops } => (first, hops),
+        _ => return Ok(()),
+    };
     let possible = hops.min(walked.steps.saturating_sub(first));
     let tried = walked.hops + walked.refused.len() as u32;
     (tried >= possible && possible > 0)
