@@ -5,33 +5,34 @@
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use migrt::{JoinHandle, NodeId};
 use migrt_test_migrate::trip::{self, Plan, Seeded};
 use migrt_test_migrate::zoo::{self, Visit, visit};
+use serde::{Deserialize, Serialize, Serializer};
 
 struct Mode {
     nodes: u16,
     workers: usize,
     plans: Vec<Plan>,
-    /// How many order each task elsewhere all the time, in each other's way.
-    orderers: u64,
+    /// Two order each task elsewhere all the time, in each other's way.
+    is_ordered: bool,
 }
 
 fn mode(name: &str) -> Option<Mode> {
     let hops = |first, hops| Plan::Hops { first, hops };
     let chase = |first, hops| Plan::Chase { first, hops };
     let ordered = |first, moves| Plan::Ordered { first, moves };
-    let plain = |nodes, workers, plans| Mode { nodes, workers, plans, orderers: 0 };
+    let plain = |nodes, workers, plans| Mode { nodes, workers, plans, is_ordered: false };
     Some(match name {
         "workers" => plain(1, 3, vec![Plan::Yield, Plan::Shuffle]),
         "once" => plain(2, 1, vec![hops(0, 1), hops(3, 1)]),
         "back" => plain(2, 1, vec![hops(0, 2), hops(2, 2)]),
         "five" => plain(3, 1, vec![hops(0, 5), hops(1, 5)]),
         "faults" => plain(3, 1, vec![chase(0, 3), chase(1, 2)]),
-        "ordered" => Mode { orderers: 2, ..plain(3, 1, vec![ordered(0, 4), ordered(2, 3)]) },
+        "ordered" => Mode { is_ordered: true, ..plain(3, 1, vec![ordered(0, 4), ordered(2, 3)]) },
         "chaos" => plain(3, 1, vec![Plan::Yield]),
         _ => return None,
     })
@@ -90,11 +91,19 @@ fn tour(mode: &Mode, chosen: &[&'static str]) -> bool {
         let waiting: Vec<_> = visits
             .into_iter()
             .map(|(name, seed, plan, task)| {
-                let (to, orderers) = (to.clone(), mode.orderers);
+                let (to, is_ordered) = (to.clone(), mode.is_ordered);
                 migrt::spawn(move || {
-                    let task = order_about(task, orderers);
+                    let (task, other) = match is_ordered {
+                        false => (task, None),
+                        true => {
+                            let [task, other] = order_about(task);
+                            (task, Some(other))
+                        }
+                    };
                     let still = migrt::spawn(visit(name.to_owned(), Plan::Still, seed)).join();
                     let _ = to.send((name, plan, still.map(|v| v.checksum), task.join()));
+                    // Not before: dropping a handle says that nobody wants the result.
+                    drop(other);
                 })
             })
             .collect();
@@ -143,12 +152,27 @@ fn tour(mode: &Mode, chosen: &[&'static str]) -> bool {
 static DONE: AtomicU64 = AtomicU64::new(0);
 static MEANWHILE: AtomicU64 = AtomicU64::new(0);
 
-/// Has `orderers` at once order the task to some node, again and again until it has ended. An order that comes while
-/// another move is under way is refused, whatever that one's step is; it must not harm it.
-fn order_about(task: JoinHandle<Visit>, orderers: u64) -> JoinHandle<Visit> {
-    let task = Arc::new(task);
-    let order = |number| {
-        let task = task.clone();
+/// A handle, or the same one twice: encoding makes two of one.
+#[derive(Deserialize)]
+struct Pair(JoinHandle<Visit>, Option<JoinHandle<Visit>>);
+
+impl Serialize for Pair {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.0, Some(self.1.as_ref().unwrap_or(&self.0))).serialize(serializer)
+    }
+}
+
+#[migrt::migratable]
+fn twice(pair: Pair) -> Pair {
+    pair
+}
+
+/// Has two at once order the task to some node, again and again until it has ended. An order that comes while another
+/// move is under way is refused, whatever that one's step is; it must not harm it.
+fn order_about(task: JoinHandle<Visit>) -> [JoinHandle<Visit>; 2] {
+    let Pair(first, second) = migrt::spawn(twice(Pair(task, None))).join().expect("it returns");
+    let second = second.expect("it was encoded");
+    let order = |task: JoinHandle<Visit>, number| {
         migrt::spawn(move || {
             let mut random = Seeded::new(number);
             while !task.is_finished() {
@@ -162,11 +186,10 @@ fn order_about(task: JoinHandle<Visit>, orderers: u64) -> JoinHandle<Visit> {
                 }
                 migrt::sleep(Duration::from_micros(100 + random.below(400)));
             }
+            task
         })
     };
-    let all: Vec<_> = (0..orderers).map(order).collect();
-    all.into_iter().for_each(|orderer| orderer.join().expect("an orderer does not panic"));
-    Arc::into_inner(task).expect("the orderers have ended")
+    [order(first, 1), order(second, 2)].map(|it| it.join().expect("an orderer does not panic"))
 }
 
 /// Whether the task went where its plan sent it, but for what was refused.

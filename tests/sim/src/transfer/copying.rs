@@ -52,7 +52,7 @@ impl Transfer {
     /// Rounds up to the one after which the task is to be frozen; `None` if their stream broke.
     fn try_rounds(&mut self) -> Option<Rounds> {
         let limits = Limits {
-            max_pause: Micros(self.rng.range(0, 400)),
+            max_pause: Micros(self.rng.range(0, 100)),
             max_rounds: self.rng.range(0, 7) as u32,
             hold_back: self.rng.chance(50),
             page_len: PAGE_LEN,
