@@ -260,6 +260,7 @@ impl Lacking {
             wake.extend(arrived.wake);
         }
         let wakers = state.take_wakers(&wake);
+        crate::fail::point("target.arrived");
         let ack = PageAck { task: self.task, epoch: self.epoch, chunks: vec![chunk] };
         self.request(&mut state, PageFrame::Ack(ack));
         drop(state);
@@ -323,7 +324,10 @@ impl Lacking {
                 return if count == 0 { Verdict::GoOn } else { Verdict::Made };
             }
             Fault::SourceLost => return Verdict::Never,
-            Fault::Ask(run) => self.ask(&mut state, vec![run]),
+            Fault::Ask(run) => {
+                crate::fail::point("target.faulted");
+                self.ask(&mut state, vec![run]);
+            }
             Fault::AlreadyAsked | Fault::LinkDown => {}
         }
         if let Some(waker) = waker {
@@ -359,6 +363,7 @@ impl Lacking {
         }
         state.is_settling = true;
         drop(state);
+        crate::fail::point("target.whole");
         // The core first: as soon as the task is free it may be frozen (rule 13 of the hand-off).
         self.cluster.tell(|core, now| core.whole(now, self.task, self.epoch));
         let mut state = self.state();

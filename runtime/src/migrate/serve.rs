@@ -34,6 +34,7 @@ use super::ship::{manifest, prepare};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::config::Audit;
+use crate::fail;
 use crate::net::{BULK_HEADER_LEN_MAX, BulkFeed};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
@@ -261,6 +262,7 @@ impl Serving {
 
     /// The target asks for pages.
     pub(crate) fn demanded(&self, runs: &[Run]) {
+        fail::point("source.demanded");
         let mut state = self.state();
         for &run in runs {
             if let Some(chunk) = state.push.demanded(run).chunk {
@@ -351,6 +353,9 @@ impl Serving {
         }
         self.cluster.metrics.shipped(pages.len() as usize, pages.len() as usize * PAGE_LEN);
         self.write(state, section, parts, by_demand);
+        if !by_demand {
+            fail::point("source.pushed");
+        }
     }
 
     fn section(&self, kind: SectionKind, pages: &PageSet, zero: &PageSet) -> Section {
