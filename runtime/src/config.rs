@@ -33,6 +33,10 @@ pub(crate) enum Audit {
     Strict,
 }
 
+/// What `MIGRT_STRATEGY` may be.
+const STRATEGIES: &str =
+    "auto, auto:2ms (the longest pause, or in us), stop-copy, pre-copy or post-copy";
+
 /// Everything that is settled before the runtime starts.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -55,6 +59,7 @@ impl Config {
     pub(crate) fn from_env(
         asked_workers: Option<usize>,
         asked_rate: Option<u64>,
+        asked_strategy: Option<Strategy>,
     ) -> Result<Config> {
         let workers = match var::<usize>("MIGRT_WORKERS", "a number of threads from 1 to 512")? {
             Some(workers) => Some(workers),
@@ -84,10 +89,10 @@ impl Config {
             Some(other) => return Err(bad("MIGRT_AUDIT", "off, warn or strict", other)),
         };
         let strategy = match std::env::var("MIGRT_STRATEGY").ok() {
-            None => Strategy::default(),
-            Some(text) => Strategy::parse(&text).ok_or_else(|| {
-                bad("MIGRT_STRATEGY", "auto, stop-copy, pre-copy or post-copy", &text)
-            })?,
+            None => asked_strategy.unwrap_or_default(),
+            Some(text) => {
+                Strategy::parse(&text).ok_or_else(|| bad("MIGRT_STRATEGY", STRATEGIES, &text))?
+            }
         };
         let move_rate = match std::env::var("MIGRT_MOVE_RATE").ok() {
             None => asked_rate,

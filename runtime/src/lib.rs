@@ -84,6 +84,7 @@ pub use task::pin::{PinGuard, pin_here};
 pub use task::safepoint::safepoint;
 pub use task::sleep::sleep;
 pub use task::spawn::{LocalHandle, Spawn, spawn, spawn_on, try_spawn};
+pub use task::wish::set_strategy;
 
 /// What the macros write names of. Not part of the interface.
 #[doc(hidden)]

@@ -203,8 +203,10 @@ fn what_faulted_often_and_early_is_predicted_first_and_old_habits_fade() {
     let (mut hot, entry) = (Hot::new(), EntryId(4));
     hot.faulted_first(entry, &[page(1), page(2), page(3)]);
     assert_eq!(hot.predict(entry, 2), [page(1), page(2)]);
+    assert_eq!(hot.likely(entry, 2), []);
     hot.faulted_first(entry, &[page(3), page(9)]);
     assert_eq!(hot.predict(entry, 9), [page(3), page(1), page(9), page(2)]);
+    assert_eq!(hot.likely(entry, 9), [page(3)], "the others were met by one move alone");
     for _ in 0..100 {
         hot.faulted_first(entry, &[page(7)]);
     }

@@ -20,8 +20,8 @@ use crate::net::{BulkSink, Handler, LinkError};
 pub(super) struct Link {
     cluster: &'static Cluster,
     hello: Hello,
-    /// Who said hello on the links that are coming up.
-    greeted: Mutex<HashMap<u16, Place>>,
+    /// Who said hello on the links that are coming up, and whether it can serve missing pages.
+    greeted: Mutex<HashMap<u16, (Place, bool)>>,
     /// Why a process was refused whose node has another that lives.
     doubled: Mutex<String>,
     /// Node 0 has given what came during a pause the time to be read.
@@ -53,6 +53,7 @@ impl Link {
             entries: crate::entry::entries_hash(),
             node: place.node,
             incarnation: place.incarnation,
+            can_fault: crate::migrate::can_fault(),
         };
         Link {
             cluster,
@@ -93,12 +94,13 @@ impl Handler for Link {
             }
             text
         })?;
-        self.greeted.lock().unwrap().insert(place.node.0, place);
+        self.greeted.lock().unwrap().insert(place.node.0, (place, hello.can_fault));
         Ok(place.node.0)
     }
 
     fn peer_up(&self, peer: u16, addr: SocketAddr) {
-        let Some(place) = self.greeted.lock().unwrap().get(&peer).copied() else { return };
+        let greeted = self.greeted.lock().unwrap().get(&peer).copied();
+        let Some((place, can_fault)) = greeted else { return };
         let admitted = self.cluster.tell(|core, now| core.peer_up(now, place, &addr.to_string()));
         if let Err(refused) = admitted
             && let Some(net) = self.cluster.net.get()
@@ -106,6 +108,7 @@ impl Handler for Link {
             net.forget(peer, refused.to_string());
             return;
         }
+        self.cluster.note_can_follow(NodeId(peer), can_fault);
         self.cluster.link_up(NodeId(peer));
         serve::link_back(NodeId(peer));
         lacking::link_back(NodeId(peer));

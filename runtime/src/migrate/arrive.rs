@@ -14,7 +14,7 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
-use migrt_iso::missing::MissingSupport;
+use migrt_iso::SlotId;
 use migrt_proto::transfer::{PageFrame, Section, SectionKind};
 use migrt_proto::wire::{Refusal, ShipSlot};
 use migrt_proto::{EntryId, Epoch, NodeId, SlotRef, TaskId};
@@ -24,7 +24,6 @@ use super::copy::Copy;
 use super::follow::{Chunks, Frames};
 use super::installer::{self, Installer};
 use super::lacking::Lacking;
-use super::pages::pages_of;
 use super::remains;
 use crate::cluster::Cluster;
 use crate::exec::door;
@@ -168,13 +167,13 @@ impl Arrive {
     pub(crate) fn open(cluster: &'static Cluster, from: NodeId, section: Section) -> Arrive {
         let (task, epoch) = (section.task, section.epoch);
         let name = manifest_of(&section).ok().and_then(|manifest| manifest.remains).unwrap_or(task);
-        let mut copy = Copy { kept: remains::take(name), remains: Some(name), ..Copy::default() };
+        let mut copy = Copy::over(name, remains::take(name));
         let last = OnceLock::new();
         let incoming = check_entry(&section, &mut copy)
-            .and_then(|()| begin(&mut copy, &section, (task, epoch), &last))
+            .and_then(|()| begin(cluster, &mut copy, &section, (task, epoch), &last))
             .and_then(|incoming| match section.kind {
                 SectionKind::Head => {
-                    begin_lazy(cluster, (task, epoch, from), &mut copy, &last, incoming)
+                    begin_lazy(cluster, (&section, from), &mut copy, &last, incoming)
                 }
                 _ => Ok(incoming),
             });
@@ -184,6 +183,7 @@ impl Arrive {
         let arrival =
             Arc::new(Arrival { task, from, last, state: Mutex::new(State::Here(Box::new(copy))) });
         let mut arrive = Arrive { cluster, arrival, epoch, incoming };
+        let can_follow = arrive.can_follow();
         match &arrive.incoming {
             Ok(_) => cluster.expect_arrival(task, epoch, arrive.arrival.clone()),
             Err(why) => {
@@ -193,7 +193,7 @@ impl Arrive {
             }
         }
         if arrive.incoming.as_ref().is_ok_and(|incoming| incoming.sections > 0) {
-            arrive.tell_installed();
+            arrive.tell_installed(can_follow);
         }
         arrive
     }
@@ -234,28 +234,38 @@ impl Arrive {
                     return Err("no section where one is to be".to_owned());
                 };
                 let of = (self.arrival.task, self.epoch);
+                let last = &self.arrival.last;
+                let mut next = begin(self.cluster, copy, &section, of, last)?;
                 if section.kind == SectionKind::Head {
-                    return Err("a head of post-copy after rounds".to_owned());
+                    let whence = (&section, self.arrival.from);
+                    next = begin_lazy(self.cluster, whence, copy, last, next)?;
                 }
-                let sections = incoming.sections;
-                *incoming = begin(copy, &section, of, &self.arrival.last)?;
                 // One without pages is there at once.
-                incoming.sections += sections;
+                next.sections += incoming.sections;
+                *incoming = next;
             }
         }
-        let has_round = incoming.sections > sections_before;
+        let (has_round, can_follow) = (incoming.sections > sections_before, copy.can_follow());
         drop(state);
         if has_round {
-            self.tell_installed();
+            self.tell_installed(can_follow);
         }
         Ok(bytes)
     }
 
-    /// Tells the source how many sections of rounds are installed.
-    fn tell_installed(&self) {
+    fn can_follow(&self) -> bool {
+        match &*self.arrival.state.lock().unwrap() {
+            State::Here(copy) => copy.can_follow(),
+            State::Gone => false,
+        }
+    }
+
+    /// Tells the source how many sections of rounds are installed, and whether what they leave may
+    /// follow.
+    fn tell_installed(&self, can_follow: bool) {
         let Ok(incoming) = &self.incoming else { return };
-        let (task, epoch) = (self.arrival.task, self.epoch);
-        self.cluster.tell_round(self.arrival.from, task, epoch, incoming.sections);
+        let of = (self.arrival.task, self.epoch);
+        self.cluster.tell_round(self.arrival.from, of, incoming.sections, can_follow);
     }
 
     /// Post-copy, behind the head: chunks.
@@ -344,6 +354,7 @@ fn manifest_of(section: &Section) -> Result<Manifest, String> {
 
 /// A section begins: its slots are taken, what it says is zero is cleared.
 fn begin(
+    cluster: &'static Cluster,
     copy: &mut Copy,
     section: &Section,
     of: (TaskId, Epoch),
@@ -361,6 +372,7 @@ fn begin(
     let is_last = match section.kind {
         SectionKind::Round { .. } => {
             crate::fail::point("target.round");
+            copy.announce(cluster, section)?;
             false
         }
         SectionKind::Rest | SectionKind::Head => true,
@@ -383,23 +395,24 @@ fn begin(
 /// A head begins: what follows it.
 fn begin_lazy(
     cluster: &'static Cluster,
-    of: (TaskId, Epoch, NodeId),
+    (section, from): (&Section, NodeId),
     copy: &mut Copy,
     last: &OnceLock<(Manifest, Instant)>,
     mut incoming: Incoming,
 ) -> Result<Incoming, String> {
     let manifest = &last.get().expect("a head is the last section").0;
-    let task_slot = copy.slots.first().map(|slot| SlotRef(slot.raw()));
-    // Checks that they lie where pages of the task can lie.
-    drop(Installer::new(task_slot, &manifest.missing)?);
-    let is_ours = |item: &ShipSlot| copy.slots.iter().any(|slot| slot.raw() == item.slot.0);
-    if !manifest.missing.iter().all(is_ours) {
-        return Err("a head names missing pages of another task".to_owned());
+    let missing = copy.missing(section, &manifest.missing)?;
+    if missing.len() != manifest.missing_count {
+        // One that neither side sends would be waited for without end.
+        let (here, there) = (missing.len(), manifest.missing_count);
+        return Err(format!("{here} pages are missing here, and {there} by its source's count"));
     }
-    let missing = pages_of(&manifest.missing).ok_or("missing pages that are none")?;
-    let can_fault = matches!(migrt_iso::missing::probe(), MissingSupport::Signals { .. });
-    let is_eager = copy.merge.is_some() || !can_fault;
-    let lacking = Lacking::new(cluster, of, copy.slots.clone(), missing, is_eager);
+    let of = (section.task, section.epoch, from);
+    let is_eager = !copy.can_follow();
+    // In the order of the source, which profiles count in.
+    let slots = section.slots.iter().filter_map(|item| SlotId::from_raw(item.slot.0)).collect();
+    let entry = EntryId(manifest.entry);
+    let lacking = Lacking::new(cluster, of, (entry, slots), missing, is_eager);
     copy.lacking = Some(lacking.clone());
     incoming.lazy =
         Some(Lazy { lacking, chunks: Chunks::default(), is_ready: false, has_called: false });

@@ -3,13 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use migrt_iso::SlotId;
 use migrt_iso::pool::{self, Conflict};
-use migrt_proto::TaskId;
-use migrt_proto::transfer::Section;
+use migrt_iso::{PAGE_LEN, SlotId};
+use migrt_proto::transfer::{PageSet, Run, Section};
+use migrt_proto::wire::ShipSlot;
+use migrt_proto::{SlotRef, TaskId};
 
+use super::installer::{self, Installer};
 use super::lacking::Lacking;
-use super::remains::{self, Kept, Merge};
+use super::pages::pages_of;
+use super::plan;
+use super::remains::{self, Kept, Merge, number_of};
+use crate::cluster::Cluster;
+use crate::net::Hurry;
 use crate::task::mobile;
 use crate::task::promise::SlotPromise;
 
@@ -29,11 +35,22 @@ pub(super) struct Copy {
     pub(super) merge: Option<Merge>,
     /// Of the slot of a task that has not started.
     pub(super) promise: Option<SlotPromise>,
+    /// Rounds have brought pages.
+    has_rounds: bool,
+    /// The last of them may come at any time.
+    hurry: Option<Hurry>,
+    /// Pages that rounds have said will follow, and of which nothing is here.
+    announced: PageSet,
     /// Post-copy: what follows.
     pub(super) lacking: Option<Arc<Lacking>>,
 }
 
 impl Copy {
+    /// Of a task that has left this here before, under this name.
+    pub(super) fn over(name: TaskId, kept: Option<Kept>) -> Copy {
+        Copy { kept, remains: Some(name), ..Copy::default() }
+    }
+
     /// The slots are another node's, and stay so; remains stay remains.
     pub(super) fn undo(self) {
         if let Some(lacking) = &self.lacking {
@@ -79,6 +96,69 @@ impl Copy {
             self.merge = Some(Merge::new(kept));
         }
         Ok(())
+    }
+
+    /// Whether pages may follow the task: missing ones can be served here, and it does not come over its
+    /// own remains, which are compared with all of its pages.
+    pub(super) fn can_follow(&self) -> bool {
+        self.merge.is_none() && plan::can_fault()
+    }
+
+    /// A section of rounds: what it brings is here, what it clears will follow or is dead.
+    pub(super) fn announce(
+        &mut self,
+        cluster: &'static Cluster,
+        section: &Section,
+    ) -> Result<(), String> {
+        const BAD: &str = "a section names pages that are none";
+        let is_ours = |item: &ShipSlot| self.slots.iter().any(|slot| slot.raw() == item.slot.0);
+        if !section.zero.iter().all(is_ours) {
+            return Err("a section clears pages of another task".to_owned());
+        }
+        self.has_rounds = true;
+        if self.hurry.is_none() {
+            self.hurry = cluster.hurry();
+        }
+        self.let_go(&section.zero)?;
+        self.announced.add_all(&pages_of(&section.zero).ok_or(BAD)?);
+        if !self.announced.is_empty() {
+            self.announced.remove_all(&pages_of(&section.slots).ok_or(BAD)?);
+        }
+        Ok(())
+    }
+
+    /// Checks that pages that follow lie where pages of the task can lie, and gives up what rounds have
+    /// brought of them. Remains stay as they are: the node uses them, and all pages come before the task
+    /// runs.
+    fn let_go(&self, pages: &[ShipSlot]) -> Result<(), String> {
+        let task_slot = self.slots.first().map(|slot| SlotRef(slot.raw()));
+        if self.has_rounds && self.merge.is_none() {
+            installer::clear(task_slot, pages, None)
+        } else {
+            Installer::new(task_slot, pages).map(drop)
+        }
+    }
+
+    /// Behind the head: what follows it, `listed` by it or announced by rounds. Nothing of that is here
+    /// afterwards.
+    pub(super) fn missing(&self, head: &Section, listed: &[ShipSlot]) -> Result<PageSet, String> {
+        const BAD: &str = "a head names pages that are none";
+        let is_ours = |item: &ShipSlot| self.slots.iter().any(|slot| slot.raw() == item.slot.0);
+        if !listed.iter().all(is_ours) {
+            return Err("a head names missing pages of another task".to_owned());
+        }
+        self.let_go(listed)?;
+        let mut missing = PageSet::new();
+        for slot in &self.slots {
+            let whole = Run::new(number_of(slot.base()), (slot.len() / PAGE_LEN) as u64);
+            missing.add_all(&self.announced.within(whole));
+        }
+        if !missing.is_empty() {
+            missing.remove_all(&pages_of(&head.slots).ok_or(BAD)?);
+            missing.remove_all(&pages_of(&head.zero).ok_or(BAD)?);
+        }
+        missing.add_all(&pages_of(listed).ok_or(BAD)?);
+        Ok(missing)
     }
 
     /// The last section names all slots of the task: others were given up meanwhile, nothing of it

@@ -22,13 +22,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use migrt_iso::missing::{Mark, Missing as Kernel};
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::transfer::{
-    ChunkId, Fault, Missing, PageAck, PageAsk, PageFrame, PageSet, Run, Section, SectionKind,
-    Waiter, Way,
+    ChunkId, Fault, HotPage, Missing, PROFILE_PAGES_MAX, Page, PageAck, PageAsk, PageFrame,
+    PageSet, Run, Section, SectionKind, Waiter, Way,
 };
 use migrt_proto::wire::StreamHead;
-use migrt_proto::{Epoch, NodeId, TaskId};
+use migrt_proto::{EntryId, Epoch, NodeId, TaskId};
 
 use super::fault::Verdict;
+use super::head;
 use super::missing_state::{Stage, State};
 use super::pages::{pages_of, ranges};
 use super::remains::{addr_of, number_of};
@@ -53,6 +54,7 @@ pub(crate) struct Lacking {
     pub(crate) task: TaskId,
     epoch: Epoch,
     source: NodeId,
+    entry: EntryId,
     slots: Vec<SlotId>,
     /// The task comes over its own remains, or missing pages cannot be served here: it runs when all
     /// its pages are here. To its source that is a target that asks for nothing and takes its time.
@@ -121,12 +123,13 @@ impl Lacking {
     pub(super) fn new(
         cluster: &'static Cluster,
         (task, epoch, source): (TaskId, Epoch, NodeId),
-        slots: Vec<SlotId>,
+        (entry, slots): (EntryId, Vec<SlotId>),
         missing: PageSet,
         is_eager: bool,
     ) -> Arc<Lacking> {
         let state = State {
             missing: Missing::new(missing),
+            first: Vec::new(),
             ranges: Vec::new(),
             waiters: BTreeMap::new(),
             waiter_count: 0,
@@ -142,6 +145,7 @@ impl Lacking {
             task,
             epoch,
             source,
+            entry,
             slots,
             is_eager,
             state: Mutex::new(state),
@@ -326,6 +330,9 @@ impl Lacking {
             Fault::SourceLost => return Verdict::Never,
             Fault::Ask(run) => {
                 crate::fail::point("target.faulted");
+                if state.first.len() < PROFILE_PAGES_MAX {
+                    state.first.push(page);
+                }
                 self.ask(&mut state, vec![run]);
             }
             Fault::AlreadyAsked | Fault::LinkDown => {}
@@ -372,10 +379,12 @@ impl Lacking {
         }
         let record = self.give_up(&mut state);
         let counts = state.missing.counts();
+        let first = std::mem::take(&mut state.first);
         drop(state);
         self.leave_table();
         tracing::debug!(task = %self.task, ?counts, "whole");
         self.cluster.metrics.followed(self.task, counts);
+        self.tell_first(&first);
         if let Some(body) = record.as_ref().and_then(|record| record.mobile())
             && let Some(arrival) = &mut body.journey().arrival
         {
@@ -383,6 +392,15 @@ impl Lacking {
         }
         if let Some(record) = record {
             super::untied(&record);
+        }
+    }
+
+    /// Which pages the task has waited for first.
+    fn tell_first(&self, first: &[Page]) {
+        let first: Vec<HotPage> =
+            first.iter().filter_map(|&page| head::hot_page(&self.slots, page)).collect();
+        if !first.is_empty() {
+            self.cluster.touched_first(self.entry, self.source, &first);
         }
     }
 
@@ -415,7 +433,9 @@ impl Lacking {
         let count = state.missing.pages().len();
         let record = self.give_up(&mut state);
         let waiters = std::mem::take(&mut state.waiters);
+        let first = std::mem::take(&mut state.first);
         drop(state);
+        self.tell_first(&first);
         self.leave_table();
         sleepers::wake();
         drop((record, waiters));

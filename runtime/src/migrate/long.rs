@@ -68,8 +68,7 @@ pub(super) fn ship(
     }
     let page_count = image.page_count();
     let mut manifest = manifest(body);
-    let strategy = body.journey().order.map(|order| order.strategy);
-    manifest.report.stop_copy(strategy, page_count as u64);
+    manifest.report.stop_copy(page_count as u64);
     let ship = ShipHeader {
         task: body.id,
         epoch,

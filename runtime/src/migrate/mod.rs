@@ -43,6 +43,7 @@ mod rounds;
 #[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
 pub(crate) mod serve;
 pub(crate) mod ship;
+mod ship_head;
 #[expect(unsafe_code, reason = "sleeps until pages come")]
 mod sleepers;
 pub(crate) mod watch;
@@ -56,8 +57,8 @@ use migrt_proto::wire::{Refusal, Strategy};
 use migrt_proto::{Epoch, NodeId};
 
 use self::copying::Copying;
-use self::plan::Plan;
-use self::rounds::Checkpoint;
+pub(crate) use self::head::HOT_MAX;
+use self::plan::{Known, Plan, Way};
 pub(crate) use self::ship::{Manifest, ship};
 use crate::census;
 use crate::cluster::{Cluster, cluster};
@@ -69,6 +70,7 @@ use crate::task::body::{MobileBody, Order};
 use crate::task::header::Header;
 use crate::task::parcel::State;
 use crate::task::record::TaskRef;
+use crate::task::wish;
 
 /// The arguments of a call that moves before it has started are at most so long; the header of a
 /// shipment has twice the room.
@@ -135,8 +137,6 @@ fn leave(task: TaskRef) {
         return stay(task);
     }
     body.frozen_at(since);
-    let is_lazy = head::is_to_follow(body);
-    body.journey().is_lazy = is_lazy;
     let mut checked = check(body, NodeId(target));
     if checked.is_ok() {
         // What it points to takes as long to see as its heap is long: with rounds that is done while
@@ -148,6 +148,9 @@ fn leave(task: TaskRef) {
             return stay(task);
         }
         checked = check_words(body, copying.as_deref());
+        if let Some(copying) = &copying {
+            body.journey().is_lazy = copying.is_lazy();
+        }
     }
     match checked {
         Ok(()) => {
@@ -173,22 +176,27 @@ fn leave(task: TaskRef) {
     }
 }
 
-/// Whether the frozen task's pages are to be sent in rounds while it runs on: then it is to go on.
+/// Decides how the frozen task moves. Whether its pages are to be sent in rounds while it runs on: then
+/// it is to go on.
 fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bool {
     let body = mobile(task);
-    let (Some(header), Some(Order { epoch, strategy, .. })) = (body.header(), body.journey().order)
-    else {
+    let mut journey = body.journey();
+    let (Some(header), Some(order)) = (body.header(), &mut journey.order) else {
         return false;
     };
-    if strategy == Strategy::StopCopy {
-        return false;
-    }
-    let first = Checkpoint::of(header);
-    let plan = plan::plan(strategy, first.page_count(), cluster.link_rate(target));
-    let Plan { limits: Some(limits), why, .. } = plan else { return false };
+    order.strategy = wish::of(Some(header), order.strategy);
+    let Order { epoch, strategy, .. } = *order;
+    let known = Known::of(cluster, target, journey.arrival.as_deref());
+    // Others may ask after the task while its heap is walked.
+    drop(journey);
+    let Plan { way, why } = plan::plan(strategy, header, &known);
+    let mut journey = body.journey();
+    (journey.is_lazy, journey.why) = (matches!(way, Way::Follow), why);
+    drop(journey);
+    let Way::Rounds { limits, auto, first } = way else { return false };
     // From now on slots that it gives up are not used again at once.
     adopted::set_travelled(header);
-    Copying::start(cluster, task, (target, epoch), limits, why, first)
+    Copying::start(cluster, task, (target, epoch), (limits, auto), first)
 }
 
 /// No more rounds of a task that goes on here, or ends.
@@ -366,6 +374,11 @@ pub(crate) fn slots_of(header: &Header) -> Vec<SlotId> {
     header.prefix.arena().for_each_extent(&mut |slot| slots.push(slot));
     adopted::slots(header, &mut |slot| slots.push(slot));
     slots
+}
+
+/// Whether this node can serve faults on missing pages.
+pub(crate) fn can_fault() -> bool {
+    plan::can_fault()
 }
 
 fn mobile(task: &TaskRef) -> &MobileBody {

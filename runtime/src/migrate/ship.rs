@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::copying::Copying;
 use super::record::Report;
 use super::remains::Base;
-use super::{image, long, mobile, serve};
+use super::{image, long, mobile, ship_head};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::fail;
@@ -34,10 +34,12 @@ pub(crate) struct Manifest {
     pub(crate) clock: Reading,
     /// What the move came to so far; for the record.
     pub(crate) report: Report,
-    /// Post-copy: live pages that follow.
+    /// Post-copy: live pages that follow, but for those that rounds have announced.
     pub(crate) missing: Vec<ShipSlot>,
     /// Under which name remains of it are kept, if not under its own.
     pub(crate) remains: Option<TaskId>,
+    /// How many pages follow in all.
+    pub(crate) missing_count: u64,
 }
 
 /// Images from this length on are copied by a thread of their own: a node that copies for long must
@@ -78,10 +80,23 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
     if task.state.phase() != Phase::Frozen {
         return;
     }
-    let copying = body.journey().copying.clone();
+    let (copying, is_lazy) = {
+        let journey = body.journey();
+        (journey.copying.clone(), journey.is_lazy)
+    };
+    if is_lazy && let Some(header) = body.header() {
+        let done = ship_head::ship(cluster, (task, header), (epoch, to), copying.as_deref());
+        drop(shipped);
+        fail::point("source.shipped");
+        if let Err(why) = done {
+            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
+        }
+        return;
+    }
     if let (Some(copying), Some(header)) = (copying, body.header()) {
         let failed = match ship_rest(cluster, &copying, header, body) {
             Ok((base, byte_count)) => {
+                copying.hurry(cluster);
                 *shipped = Some(Arc::new(base));
                 cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
                 None
@@ -89,21 +104,8 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
             Err(why) => Some(why),
         };
         drop(shipped);
-        // The mover's thread ends, and with it the watching.
-        copying.end();
         fail::point("source.shipped");
         if let Some(why) = failed {
-            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
-        }
-        return;
-    }
-    if body.journey().is_lazy
-        && let Some(header) = body.header()
-    {
-        let done = serve::ship(cluster, (task, header), (epoch, to));
-        drop(shipped);
-        fail::point("source.shipped");
-        if let Err(why) = done {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
         }
         return;
@@ -204,8 +206,7 @@ fn load(body: &MobileBody) -> Option<Load> {
         // return, but never goes along: it would be carried out twice.
         if header.arenas().all(|a| base.word(a.arena().remote_list_addr()) == Some(0)) {
             let mut manifest = manifest(body);
-            let strategy = body.journey().order.map(|order| order.strategy);
-            manifest.report.stop_copy(strategy, (base.byte_count() / PAGE_LEN) as u64);
+            manifest.report.stop_copy((base.byte_count() / PAGE_LEN) as u64);
             return Some(Load { manifest, slots: image.slots, base, parts });
         }
         body.drain_frees(header);
@@ -223,6 +224,7 @@ pub(super) fn manifest(body: &MobileBody) -> Manifest {
         report: Report::begin(&journey),
         missing: Vec::new(),
         remains: body.header().map(Header::remains_id).filter(|&id| id != body.id),
+        missing_count: 0,
     }
 }
 

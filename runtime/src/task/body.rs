@@ -1,5 +1,6 @@
 //! The record's part of a mobile task: what this node knows of it beside its slot.
 
+use std::borrow::Cow;
 use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
@@ -76,6 +77,8 @@ pub(crate) struct Journey {
     pub(crate) is_lazy: bool,
     /// It is copied, looked through and sent piece by piece.
     pub(crate) goes_in_pieces: bool,
+    /// Why it leaves as it does, for the record.
+    pub(crate) why: Cow<'static, str>,
     /// The pages that follow it.
     pub(crate) serving: Option<Arc<Serving>>,
     /// The record of the move that it came here by.

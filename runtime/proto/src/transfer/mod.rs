@@ -23,7 +23,7 @@ mod push;
 mod readahead;
 mod rounds;
 
-pub use auto::{AutoInput, Choice, Reason, Strategy, fallback, pick};
+pub use auto::{AutoInput, Choice, Reason, Strategy, fallback, goal, pick};
 pub use frames::{
     ASK_RUN_PAGES_MAX, LIST_RUNS_MAX, PAGE_FRAME_LEN_MAX, PageAck, PageAsk, PageFrame, Section,
     SectionKind,
@@ -31,7 +31,7 @@ pub use frames::{
 pub use hot::{Hot, HotPage, PROFILE_ENCODED_LEN_MAX, PROFILE_PAGES_MAX, PROFILES_MAX};
 pub use missing::{Arrived, Fault, Missing, MissingCounts, SourceLost, Waiter, Way};
 pub use pages::{Page, PageSet, Run, Runs};
-pub use push::{Chunk, ChunkId, Demanded, PIVOTS_MAX, Push, PushCounts, PushLimits};
+pub use push::{Chunk, ChunkId, Demanded, PIVOTS_MAX, Push, PushCounts, PushLimits, WARY};
 pub use rounds::{FreezeWhy, Limits, LinkRate, RoundRecord, Rounds, RoundsRecord, Step};
 
 #[doc(hidden)]
