@@ -46,6 +46,11 @@ pub(crate) const POINTS: &[&str] = &[
     "target.commit",
     "target.thawed",
     "source.serving",
+    "source.pushed",
+    "target.faulted",
+    "source.demanded",
+    "target.arrived",
+    "target.whole",
     "source.acked",
 ];
 

@@ -200,6 +200,7 @@ impl Handler for Link {
                 .tell(|core, now| core.rounds_arriving(now, from, section.task, section.epoch))
                 .map_err(|e| e.to_string())
                 .map(|()| section),
+            Ok(StreamHead::Blank) => return follow::blank(),
             Err(why) => Err(why.to_string()),
         };
         let opened = opened.map(|section| Arrive::open(self.cluster, from, section));

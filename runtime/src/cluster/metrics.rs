@@ -11,6 +11,7 @@ use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Reply, cluster};
+use crate::net::Net;
 use crate::task::current::{self, wait_until};
 
 /// Pauses kept per node.
@@ -61,6 +62,10 @@ pub struct Metrics {
     pub pages_same: u64,
     /// Bytes of departed tasks' pages that this node keeps now.
     pub bytes_kept: u64,
+    /// Bytes that left packed, since the link was slow: what they were before.
+    pub packed_from_bytes: u64,
+    /// And what was sent of them.
+    pub packed_to_bytes: u64,
 }
 
 /// The target has installed so many sections of the rounds of a task.
@@ -153,7 +158,7 @@ impl Counters {
         self.tasks_ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn read(&self) -> Metrics {
+    fn read(&self, packed: (u64, u64)) -> Metrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Metrics {
             moves_out: get(&self.moves_out),
@@ -172,6 +177,8 @@ impl Counters {
             pages_doubled: get(&self.pages_doubled),
             pages_same: get(&self.pages_same),
             bytes_kept: crate::migrate::remains::shelf::byte_count(),
+            packed_from_bytes: packed.0,
+            packed_to_bytes: packed.1,
         }
     }
 }
@@ -184,7 +191,7 @@ fn process_cpu_us() -> u64 {
 /// The counts of this node.
 #[must_use]
 pub fn metrics() -> Metrics {
-    current::on_worker(|_| current::to_callers_heap(&cluster().metrics.read()))
+    current::on_worker(|_| current::to_callers_heap(&cluster().read_metrics()))
 }
 
 /// The counts of all live nodes, this one included, by node. A node that dies meanwhile is left out.
@@ -196,7 +203,7 @@ pub fn cluster_metrics() -> Vec<(NodeId, Metrics)> {
         let found = wait_until(|waker| {
             let cluster = cluster();
             if node == cluster.me() {
-                return Some(Some(current::to_callers_heap(&cluster.metrics.read())));
+                return Some(Some(current::to_callers_heap(&cluster.read_metrics())));
             }
             let reply =
                 cluster.poll_reply(&mut question, waker, Some(node), |core, now, token| {
@@ -213,6 +220,10 @@ pub fn cluster_metrics() -> Vec<(NodeId, Metrics)> {
 }
 
 impl Cluster {
+    fn read_metrics(&self) -> Metrics {
+        self.metrics.read(self.net.get().map_or((0, 0), Net::packed))
+    }
+
     /// Tells the source of an arriving task how many sections of its rounds are here, and whether pages
     /// may follow it.
     pub(crate) fn tell_round(
@@ -247,7 +258,7 @@ impl Cluster {
         match (kind, bytes.split_first_chunk::<8>()) {
             (KIND_ASK, Some((token, _))) => {
                 let mut reply = token.to_vec();
-                let metrics = self.metrics.read();
+                let metrics = self.read_metrics();
                 reply.extend(postcard::to_stdvec(&metrics).expect("plain numbers encode"));
                 self.tell(|core, now| core.send_custom(now, from, KIND_REPLY, reply));
             }

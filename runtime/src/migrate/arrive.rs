@@ -187,7 +187,8 @@ impl Arrive {
     /// A stream begins with this section.
     pub(crate) fn open(cluster: &'static Cluster, from: NodeId, section: Section) -> Arrive {
         let (task, epoch) = (section.task, section.epoch);
-        let mut copy = Copy::of(task);
+        let name = manifest_of(&section).ok().and_then(|manifest| manifest.remains).unwrap_or(task);
+        let mut copy = Copy::of(name);
         let last = OnceLock::new();
         let incoming = check_entry(&section, &mut copy)
             .and_then(|()| begin(cluster, &mut copy, &section, (task, epoch), &last))

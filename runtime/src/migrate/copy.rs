@@ -29,6 +29,8 @@ const RELEASE_PATIENCE: Duration = Duration::from_millis(50);
 pub(super) struct Copy {
     /// Slots that were adopted, the task slot first.
     pub(super) slots: Vec<SlotId>,
+    /// Under which name it would have left remains here.
+    pub(super) remains: Option<TaskId>,
     /// What the task left here when it was here before.
     pub(super) kept: Option<Kept>,
     /// The same, once pages come over it.
@@ -56,11 +58,11 @@ pub(super) struct Copy {
 }
 
 impl Copy {
-    /// Of a task that may have been here before.
-    pub(super) fn of(task: TaskId) -> Copy {
-        let kept = remains::take(task);
-        let shelved = if kept.is_none() { shelf::take(task) } else { None };
-        Copy { kept, shelved, ..Copy::default() }
+    /// Of a task that may have been here before, and would have left remains under this name.
+    pub(super) fn of(name: TaskId) -> Copy {
+        let kept = remains::take(name);
+        let shelved = if kept.is_none() { shelf::take(name) } else { None };
+        Copy { kept, shelved, remains: Some(name), ..Copy::default() }
     }
 
     /// The slots are another node's, and stay so; remains stay remains.
@@ -111,7 +113,7 @@ impl Copy {
             if is_first && at == 0 && slot.class() < crate::task::header::TASK_CLASS {
                 return Err(format!("{slot} is too short for a task slot"));
             }
-            self.take_over(slot, section.task)?;
+            self.take_over(slot, self.remains.unwrap_or(section.task))?;
             self.slots.push(slot);
         }
         if is_first

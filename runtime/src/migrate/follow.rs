@@ -164,6 +164,11 @@ impl BulkSink for Requests {
     fn end(self: Box<Self>, _: bool) {}
 }
 
+/// Opens a stream of bytes that are thrown away.
+pub(crate) fn blank() -> Box<dyn BulkSink> {
+    Box::new(Swallow)
+}
+
 /// Takes what nobody waits for.
 pub(super) struct Swallow;
 

@@ -78,6 +78,11 @@ pub(crate) fn saved_sp(header: &Header) -> usize {
 }
 
 impl Image {
+    /// How many pages it has.
+    pub(crate) fn page_count(&self) -> usize {
+        self.slots.iter().flat_map(|slot| &slot.runs).map(|run| run.count as usize).sum()
+    }
+
     /// The slots of an adopted arena: its live blocks and the page that it is found by.
     fn add_adopted(&mut self, arena: &HeaderPrefix) {
         let mut runs = Vec::new();

@@ -79,7 +79,8 @@ pub(super) fn arrived(record: &TaskRef, manifest: &Manifest, from: NodeId) {
     let is_worth_it = length >= LONG
         && crate::node::node().config.keep > 0
         && Tracker::global().is_some_and(Tracker::is_async);
-    let Some(header) = body.header().filter(|_| is_worth_it) else { return };
+    let header = body.header().filter(|header| is_worth_it && !header.is_parcel());
+    let Some(header) = header else { return };
     let place = Checkpoint::of_slots(header);
     let known = Arc::new(Known {
         watch: Arc::default(),

@@ -267,6 +267,7 @@ impl Lacking {
             wake.extend(arrived.wake);
         }
         let wakers = state.take_wakers(&wake);
+        crate::fail::point("target.arrived");
         let ack = PageAck { task: self.task, epoch: self.epoch, chunks: vec![chunk] };
         self.request(&mut state, PageFrame::Ack(ack));
         drop(state);
@@ -331,6 +332,7 @@ impl Lacking {
             }
             Fault::SourceLost => return Verdict::Never,
             Fault::Ask(run) => {
+                crate::fail::point("target.faulted");
                 if state.first.len() < PROFILE_PAGES_MAX {
                     state.first.push(page);
                 }
@@ -371,6 +373,7 @@ impl Lacking {
         }
         state.is_settling = true;
         drop(state);
+        crate::fail::point("target.whole");
         // The core first: as soon as the task is free it may be frozen (rule 13 of the hand-off).
         self.cluster.tell(|core, now| core.whole(now, self.task, self.epoch));
         let mut state = self.state();

@@ -38,6 +38,7 @@ mod installer;
 pub(crate) mod known;
 pub(crate) mod lacking;
 mod later;
+mod long;
 mod missing_state;
 #[expect(unsafe_code, reason = "drops pages of slots that change hands")]
 mod over;
@@ -77,6 +78,7 @@ use crate::fail;
 use crate::task::adopted;
 use crate::task::body::{MobileBody, Order};
 use crate::task::header::Header;
+use crate::task::parcel::State;
 use crate::task::record::TaskRef;
 use crate::task::wish;
 
@@ -262,6 +264,12 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
         return Err(Refusal::Pinned { what: pins.join(", ") });
     }
     let Some(header) = body.header() else { return check_call(body) };
+    if header.is_parcel()
+        && header.prefix.travelled_with().is_some_and(|t| cluster().is_unsettled(t))
+    {
+        // The slots may not leave before (I3).
+        return Err(Refusal::Busy);
+    }
     body.drain_frees(header);
     let sp = image::saved_sp(header);
     let layout = header.layout();
@@ -279,31 +287,62 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
 /// Whether no word of a frozen task leads to what stays here.
 fn check_words(body: &MobileBody, copying: Option<&Copying>) -> Result<(), Refusal> {
     let Some(header) = body.header() else { return Ok(()) };
-    let audit = crate::node::node().config.audit;
     let slots = slots_of(header);
     // Pages that went in rounds were looked through as they were copied.
     let is_lazy = body.journey().is_lazy;
+    let offer = body.journey().offer.clone();
+    // What the target has is not sent, and what is left is not long, or is not sent at all.
+    let has_same = offer.as_ref().is_some_and(|offer| !offer.same().is_empty());
+    let goes_in_pieces = copying.is_none() && !is_lazy && !has_same && ship::is_long(header);
+    body.journey().goes_in_pieces = goes_in_pieces;
+    if header.is_parcel() {
+        return check_parcel(header);
+    }
     let is_clean = match copying {
+        // So are those that go in pieces.
+        None if goes_in_pieces => !audit::roots_lead_out(header, &slots),
         // Long heaps are looked through as they follow.
         None if is_lazy && serve::is_long(header) => !audit::roots_lead_out(header, &slots),
         Some(copying) => {
             let other = |why| Refusal::ShipFailed { why };
             !copying.has_suspects(header).map_err(other)? && !audit::roots_lead_out(header, &slots)
         }
-        None => match body.journey().offer.clone() {
+        None => match offer {
             Some(offer) => !offer.has_suspects(header) && !audit::roots_lead_out(header, &slots),
             None => false,
         },
     };
+    if is_clean { Ok(()) } else { scan_words(body, header) }
+}
+
+/// The same, by looking at all of them.
+fn scan_words(body: &MobileBody, header: &Header) -> Result<(), Refusal> {
+    let audit = crate::node::node().config.audit;
     if audit != Audit::Off
-        && !is_clean
-        && let Some(hit) = audit::scan(header, &slots)
+        && let Some(hit) = audit::scan(header, &slots_of(header))
     {
         if audit == Audit::Strict {
             return Err(Refusal::Pinned { what: hit.to_string() });
         }
         eprintln!("migrt: audit: task {} ({}): {hit}", body.id, header.entry.name);
     }
+    Ok(())
+}
+
+/// The same of a parcel, which has no stack that leads anywhere.
+fn check_parcel(header: &Header) -> Result<(), Refusal> {
+    let audit = crate::node::node().config.audit;
+    let Some(head) = header.parcel.keep() else { return Ok(()) };
+    if audit != Audit::Off
+        && head.state() != State::Clean
+        && let Some(hit) = audit::scan_parcel(header)
+    {
+        if audit == Audit::Strict {
+            return Err(Refusal::Pinned { what: hit.in_parcel() });
+        }
+        eprintln!("migrt: audit: a parcel: {}", hit.in_parcel());
+    }
+    head.set_clean();
     Ok(())
 }
 

@@ -33,6 +33,7 @@ use super::rounds::{by_slot, head_of};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::config::Audit;
+use crate::fail;
 use crate::net::{BULK_HEADER_LEN_MAX, BulkFeed};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
@@ -205,6 +206,7 @@ impl Serving {
 
     /// The target asks for pages.
     pub(crate) fn demanded(self: &Arc<Serving>, runs: &[Run]) {
+        fail::point("source.demanded");
         self.wanted.fetch_add(1, Ordering::SeqCst);
         let mut state = self.state();
         self.wanted.fetch_sub(1, Ordering::SeqCst);
@@ -313,6 +315,9 @@ impl Serving {
         }
         self.cluster.metrics.shipped(pages.len() as usize, pages.len() as usize * PAGE_LEN);
         self.write(state, section, parts, by_demand);
+        if !by_demand {
+            fail::point("source.pushed");
+        }
     }
 
     fn section(&self, kind: SectionKind, pages: &PageSet, zero: &PageSet) -> Section {

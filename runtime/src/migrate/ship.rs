@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::wire::{ShipHeader, ShipSlot, StreamHead};
-use migrt_proto::{Epoch, NodeId};
+use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use super::check::{self, Check};
@@ -13,11 +13,11 @@ use super::have::Offer;
 use super::record::Report;
 use super::remains::{Base, number_of};
 use super::rounds::by_slot;
-use super::{hash, image, mobile, ship_head, slots_of};
+use super::{hash, image, long, mobile, ship_head, slots_of};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::fail;
-use crate::net::Part;
+use crate::net::{BULK_HEADER_LEN_MAX, Part};
 use crate::task::body::MobileBody;
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
@@ -39,6 +39,8 @@ pub(crate) struct Manifest {
     pub(crate) report: Report,
     /// Post-copy: live pages that follow, but for those that rounds have announced.
     pub(crate) missing: Vec<ShipSlot>,
+    /// Under which name remains of it are kept, if not under its own.
+    pub(crate) remains: Option<TaskId>,
     /// How many pages follow in all.
     pub(crate) missing_count: u64,
     /// Live pages that do not come, since the target has kept them.
@@ -69,6 +71,13 @@ impl Manifest {
 /// Images from this length on are copied by a thread of their own: a node that copies for long must
 /// go on answering heartbeats.
 const LONG_IMAGE: usize = 1 << 20;
+
+pub(super) const NO_SLOT: &str = "this node has no slot left to copy the task's pages to";
+
+/// Whether a frozen task that goes whole is copied, looked through and sent piece by piece (`long`).
+pub(super) fn is_long(header: &Header) -> bool {
+    live_pages(header) * PAGE_LEN > LONG_IMAGE && header.adopted().next().is_none()
+}
 
 /// Sends a frozen task to `to`.
 pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
@@ -127,10 +136,20 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         }
         return;
     }
+    if body.journey().goes_in_pieces
+        && let Some(header) = body.header()
+    {
+        let done = long::ship(cluster, (task, header), (epoch, to), &mut shipped);
+        drop(shipped);
+        fail::point("source.shipped");
+        if let Err(why) = done {
+            cluster.tell(|core, now| core.ship_refused(now, id, epoch, why));
+        }
+        return;
+    }
     let Some(load) = load(body) else {
         drop(shipped);
-        let why = "this node has no slot left to copy the task's pages to";
-        return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why));
+        return cluster.tell(|core, now| core.ship_failed(now, id, epoch, NO_SLOT));
     };
     let Load { manifest, slots, base, parts } = load;
     let byte_count = base.byte_count();
@@ -143,8 +162,10 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         page_len: PAGE_LEN as u32,
         extra: postcard::to_stdvec(&manifest).expect("plain data encodes"),
     };
-    let mut header = Vec::new();
-    StreamHead::Ship(ship).encode(&mut header);
+    let header = match head_of(ship) {
+        Ok(header) => header,
+        Err(why) => return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why)),
+    };
     cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count + header.len());
     cluster.send_bulk(to, header, parts, move |result| {
         if let Err(why) = result {
@@ -152,6 +173,16 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         }
     });
     fail::point("source.shipped");
+}
+
+/// A shipment's head as it opens the stream.
+pub(super) fn head_of(ship: ShipHeader) -> Result<Vec<u8>, &'static str> {
+    let mut head = Vec::new();
+    StreamHead::Ship(ship).encode(&mut head);
+    match head.len() <= BULK_HEADER_LEN_MAX {
+        true => Ok(head),
+        false => Err("its pages lie too scattered to be listed"),
+    }
 }
 
 /// What is sent of a task.
@@ -228,6 +259,7 @@ pub(super) fn manifest(body: &MobileBody) -> Manifest {
         stood_us: journey.stood_us(),
         clock: Reading::take(body.header()),
         report: Report::begin(&journey),
+        remains: body.header().map(Header::remains_id).filter(|&id| id != body.id),
         has_asked: journey.offer.is_some(),
         futile: journey.futile,
         visited: journey.visited.clone(),

@@ -77,6 +77,8 @@ pub(crate) struct Journey {
     pub(crate) copying: Option<Arc<Copying>>,
     /// It leaves by post-copy.
     pub(crate) is_lazy: bool,
+    /// It is copied, looked through and sent piece by piece.
+    pub(crate) goes_in_pieces: bool,
     /// Why it leaves as it does, for the record.
     pub(crate) why: Cow<'static, str>,
     /// The pages that follow it.
@@ -154,10 +156,15 @@ impl MobileBody {
     }
 
     /// Of a closure that a mobile task has spawned; no home knows of it.
-    pub(crate) fn of_child(header: &Header, parent: ParentPin) -> MobileBody {
+    pub(crate) fn of_child(header: &Header, parent: Option<ParentPin>) -> MobileBody {
         let at = ptr::from_ref(header).cast_mut();
         let body = MobileBody::new(header.id, Epoch::FIRST.0, None, at);
-        MobileBody { parent: Some(parent), ..body }
+        MobileBody { parent, ..body }
+    }
+
+    /// Of a parcel on its way: a task that has a header and does not run.
+    pub(crate) fn of_parcel(id: TaskId, header: &Header) -> MobileBody {
+        MobileBody::new(id, Epoch::FIRST.0, None, ptr::from_ref(header).cast_mut())
     }
 
     /// What it keeps in place, if it is a child.

@@ -36,3 +36,21 @@ fn check(rounds: &str, limit: Duration, env: &[(&str, &str)]) -> Ended {
     assert!(refused * 100 <= moves, "{refused} refused, {moves} done");
     ended
 }
+
+/// Sizes mixed and strategies in turn; `MIGRT_MIXED_ROUNDS=10000` for the long form.
+#[test]
+fn mixed_moves_leave_resources_where_they_were() {
+    let moves = std::env::var("MIGRT_MIXED_ROUNDS").unwrap_or_else(|_| "900".to_owned());
+    let limit = Duration::from_secs(90 + moves.parse::<u64>().expect("a number") / 20);
+    let ended = run(env!("CARGO_BIN_EXE_mixed"), &[&moves], &[], limit);
+    ended.expect_good();
+    println!("{}", ended.out);
+    let made = ended.lines_of("moves")[0].split(' ').next().and_then(|n| n.parse::<u64>().ok());
+    assert!(made >= moves.parse::<u64>().ok().map(|n| n / 6 * 6), "{}", ended.out);
+    // Each method has its share.
+    let words: Vec<&str> = ended.lines_of("of the last:")[0].split(' ').collect();
+    assert!(
+        [1, 3, 5].iter().all(|&at| words[at].parse::<u64>().is_ok_and(|n| n > 50)),
+        "{words:?}"
+    );
+}

@@ -14,21 +14,23 @@
 //! A page that is thin is copied as soon as there is time ([`Base::fill`]), unless the collector finds first
 //! that nothing reaches it. If the node has written it by then its bytes as of departure are lost: it is *torn*.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use migrt_iso::{PAGE_LEN, REGION_BASE, SlotClass, SlotId, page, pool};
+use migrt_iso::{PAGE_LEN, REGION_BASE, SlotId, pool};
 use migrt_proto::transfer::{Page, PageHash, Run};
 use migrt_proto::wire::ShipSlot;
 
+use super::copies::{CopySlot, take_slot};
 use crate::migrate::hash;
 use crate::net::Part;
 
-/// Bytes of one slot of copies.
-const SLOT_LEN: usize = 16 << 20;
+/// Bytes that are copied at a time and shown to whoever looks through them: the nearest cache holds
+/// them twice.
+const COPY_LEN: usize = 16 << 10;
 /// So many pages are copied at once.
 const FEW: usize = 256;
 
@@ -47,6 +49,8 @@ pub(crate) struct Base {
     spare: Vec<Arc<CopySlot>>,
     /// What is left of the last slot.
     room: Range<usize>,
+    /// Up to where the last slot is to be made present before it is written.
+    fill_to: usize,
 }
 
 /// The number of the page at `addr`, counted from the region's start.
@@ -75,7 +79,8 @@ impl Base {
             for run in &item.runs {
                 let from = start + run.first as usize * PAGE_LEN;
                 let left = (count - pages.len()) * PAGE_LEN;
-                base.copy_new(from, run.count as usize * PAGE_LEN, left, &mut parts, &mut pages)?;
+                let to = (&mut parts, &mut pages);
+                base.copy_new(from, run.count as usize * PAGE_LEN, left, to, &mut |_, _, _| ())?;
             }
         }
         base.pages = pages.into_iter().collect();
@@ -100,7 +105,8 @@ impl Base {
             }
             let next_known = self.pages.range(page..run.end()).next().map_or(run.end(), |p| *p.0);
             let len = (next_known.0 - page.0) as usize * PAGE_LEN;
-            self.copy_new(addr_of(page), len, left.max(len), parts, &mut new)?;
+            let to = (&mut *parts, &mut new);
+            self.copy_new(addr_of(page), len, left.max(len), to, &mut |_, _, _| ())?;
             page = next_known;
         }
         if !self.thin.is_empty() {
@@ -138,7 +144,8 @@ impl Base {
             }
             let next_known = self.pages.range(page..run.end()).next().map_or(run.end(), |p| *p.0);
             let len = (next_known.0 - page.0) as usize * PAGE_LEN;
-            self.copy_new(addr_of(page), len, left.max(len), parts, &mut new)?;
+            let to = (&mut *parts, &mut new);
+            self.copy_new(addr_of(page), len, left.max(len), to, &mut |_, _, _| ())?;
             page = next_known;
         }
         if !self.thin.is_empty() {
@@ -178,14 +185,15 @@ impl Base {
         Arc::get_mut(slot.expect("copies lie in the base's slots")).is_none()
     }
 
-    /// Copies pages that have no copy yet; `pages` notes where.
-    fn copy_new(
+    /// Copies pages that have no copy yet; `pages` notes where, for [`Base::note`]. `seen` is shown each
+    /// few of them: where they lie, where their copy, and how long it is.
+    pub(crate) fn copy_new(
         &mut self,
         mut from: usize,
         len: usize,
         left: usize,
-        parts: &mut Parts,
-        pages: &mut Vec<(Page, Page)>,
+        (parts, pages): (&mut Parts, &mut Vec<(Page, Page)>),
+        seen: &mut dyn FnMut(usize, usize, usize),
     ) -> Option<()> {
         let (end, mut left) = (from + len, left);
         while from < end {
@@ -194,12 +202,17 @@ impl Base {
             }
             let len = self.room.len().min(end - from);
             let to = self.room.start;
-            // SAFETY: the source is the task's, the target a slot of ours that is read up to `room`.
-            unsafe { copy_bytes(from, to, len) };
+            let slot = self.slots.last().expect("there is room").clone();
+            for at in (0..len).step_by(COPY_LEN) {
+                let (from, to, len) = (from + at, to + at, COPY_LEN.min(len - at));
+                slot.make_present(to + len, self.fill_to);
+                // SAFETY: the source is the task's, the target a slot of ours that is read up to `room`.
+                unsafe { copy_bytes(from, to, len) };
+                seen(from, to, len);
+            }
             for page in (0..len).step_by(PAGE_LEN) {
                 pages.push((number_of(from + page), number_of(to + page)));
             }
-            let slot = self.slots.last().expect("there is room").clone();
             // Relaxed: read when nobody else has the slot any more.
             slot.used.store(to + len - slot.id.base(), Ordering::Relaxed);
             parts.add(slot, to, len);
@@ -208,6 +221,12 @@ impl Base {
             left -= len;
         }
         Some(())
+    }
+
+    /// Where copies lie that were made by [`Base::copy_new`].
+    pub(crate) fn note(&mut self, pages: Vec<(Page, Page)>) {
+        // In one go: one by one they cost as much as the copies.
+        self.pages.append(&mut pages.into_iter().collect());
     }
 
     /// A slot for `left` bytes or for as many as one slot is to have.
@@ -219,11 +238,12 @@ impl Base {
         let id = slot.id;
         self.slots.push(slot);
         let len = left.min(id.len());
-        // Spare room is filled bit by bit, by threads that have no time to make all of it present.
-        if !is_spare && len >= 16 * PAGE_LEN && id.class() > pool::WARM_CLASS_MAX {
-            // SAFETY: a slot just taken.
-            unsafe { page::populate_write(id.base(), len.next_multiple_of(PAGE_LEN)) };
-        }
+        let is_long = len >= 16 * PAGE_LEN && id.class() > pool::WARM_CLASS_MAX;
+        // Spare room is filled bit by bit, by threads that have no time to make much of it present.
+        self.fill_to = match !is_spare && is_long {
+            true => id.base() + len.next_multiple_of(PAGE_LEN),
+            false => 0,
+        };
         self.room = id.base()..id.base() + id.len();
         Some(())
     }
@@ -327,44 +347,6 @@ impl Base {
 unsafe fn copy_bytes(from: usize, to: usize, len: usize) {
     // SAFETY: the caller's promise.
     unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, len) };
-}
-
-/// A slot for `left` bytes, or as many as one slot is to have.
-fn take_slot(left: usize) -> Option<Arc<CopySlot>> {
-    let class = SlotClass::for_len(left.min(SLOT_LEN)).expect("a short slot");
-    let id = pool::global().take(class)?;
-    COPIES.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-    Some(Arc::new(CopySlot { id, used: AtomicUsize::new(0) }))
-}
-
-/// A slot full of copies.
-#[derive(Debug)]
-struct CopySlot {
-    id: SlotId,
-    /// Bytes from its start that were written.
-    used: AtomicUsize,
-}
-
-impl Drop for CopySlot {
-    /// The slot goes back without what was in it: as heap of another task it would lie in bytes that
-    /// this task never writes, and the audit would find another task's addresses there.
-    fn drop(&mut self) {
-        if self.id.class() <= pool::WARM_CLASS_MAX {
-            let used = *self.used.get_mut();
-            // SAFETY: a slot of ours that nothing refers to any more (I3).
-            unsafe { std::ptr::write_bytes(self.id.base() as *mut u8, 0, used) };
-        }
-        COPIES.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
-        pool::global().give(self.id);
-    }
-}
-
-/// Slots with copies: nothing of a task ever leads there.
-static COPIES: Mutex<BTreeSet<SlotId>> = Mutex::new(BTreeSet::new());
-
-/// Whether the slot holds copies of pages, and nothing else.
-pub(crate) fn is_copies(slot: SlotId) -> bool {
-    COPIES.lock().unwrap_or_else(PoisonError::into_inner).contains(&slot)
 }
 
 /// Copied pages, in the order in which they are sent.

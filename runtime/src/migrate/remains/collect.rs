@@ -23,7 +23,7 @@ use crate::cluster::cluster;
 use crate::task::body::MobileBody;
 use crate::task::header::{Header, Layout};
 use crate::task::prefix::HeaderPrefix;
-use crate::task::{adopted, child, stack};
+use crate::task::{adopted, child, parcel, stack};
 
 /// How long the world may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_millis(25);
@@ -141,6 +141,7 @@ fn collect_from(caller: usize) -> usize {
     let transit = super::transit();
     let stacks = stack::registry();
     let children = child::registry::lock();
+    let held = parcel::held();
     let mut marking = Marking::new(&table);
     let sight = TaskSight { worker_tp, worker_rsp };
     let Some(mut scratch) = Scratch::new(sight) else { return table.len() };
@@ -159,7 +160,7 @@ fn collect_from(caller: usize) -> usize {
             for &slot in stacks.iter() {
                 marking.scan_local(slot, stopped);
             }
-            for &slot in children.iter() {
+            for &slot in children.iter().chain(held.keys()) {
                 // SAFETY: a child's slot, its header made before it was registered.
                 marking.scan_task(unsafe { &*Layout { slot }.header() }, stopped);
             }
@@ -173,6 +174,7 @@ fn collect_from(caller: usize) -> usize {
             }
         })
     });
+    drop(held);
     drop(children);
     drop(stacks);
     drop(transit);

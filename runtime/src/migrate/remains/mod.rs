@@ -19,6 +19,7 @@
 
 mod base;
 mod collect;
+mod copies;
 mod merge;
 pub(crate) mod shelf;
 
@@ -31,8 +32,9 @@ use migrt_proto::transfer::{KeptPages, Page, PageHash};
 use crate::task::adopted;
 use crate::task::header::Header;
 
-pub(crate) use base::{Base, Parts, addr_of, is_copies, number_of};
+pub(crate) use base::{Base, Parts, addr_of, number_of};
 pub(crate) use collect::{collect_if_due, start_collector};
+pub(crate) use copies::is_copies;
 pub(crate) use merge::Merge;
 
 /// What one task has left here.
@@ -68,7 +70,7 @@ fn table() -> MutexGuard<'static, Vec<Kept>> {
 
 /// The task is another node's now; its pages stay, `base` being what they were when it was frozen.
 pub(crate) fn keep_departed(header: &Header, base: Arc<Base>) {
-    let (task, slots) = (header.id, super::slots_of(header));
+    let (task, slots) = (header.remains_id(), super::slots_of(header));
     discard_dead(header, base.as_ref());
     for &slot in &slots {
         pool::global().keep(slot);

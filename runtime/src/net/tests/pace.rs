@@ -1,0 +1,117 @@
+//! Bulk beside messages and beside other bulk: by order and bytes, not by time.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+/// Bytes of bulk that can be under way to one peer on loopback.
+const WINDOW: usize = 2 * MIB;
+
+/// So many bytes, lent.
+fn lent(len: usize) -> Vec<Part> {
+    let one = Bytes::from(noise(9, MIB));
+    (0..len / MIB).map(|_| Part::Lent(one.clone())).collect()
+}
+
+#[test]
+fn between_two_messages_there_is_little_bulk_however_much_is_sent() {
+    const TOTAL: usize = 256 * MIB;
+    let (a, b) = pair();
+    let received = Arc::new(AtomicUsize::new(0));
+    let seen = received.clone();
+    *lock(&b.probe.on_chunk) =
+        Some(Box::new(move |_, len| _ = seen.fetch_add(len, Ordering::Relaxed)));
+    // Each answers as soon as it hears the other; b notes how much bulk has come by then.
+    let marks = Arc::new(Mutex::new(Vec::new()));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (noted, now, over) = (marks.clone(), received.clone(), is_over.clone());
+    *lock(&b.probe.on_frame) = Some(Box::new(move |net, peer, ping| {
+        lock(&noted).push(now.load(Ordering::Relaxed));
+        if !over.load(Ordering::Relaxed) {
+            net.send(peer, ping.to_vec());
+        }
+    }));
+    *lock(&a.probe.on_frame) = Some(Box::new(|net, peer, pong| net.send(peer, pong.to_vec())));
+    a.net.send(1, b"ping".to_vec());
+    let receipt = a.send_bulk(1, b"bulk", lent(TOTAL));
+    assert_eq!(receipt.wait(), Ok(()));
+    is_over.store(true, Ordering::Relaxed);
+    let mut marks = lock(&marks).clone();
+    marks.push(TOTAL);
+    let most = marks.windows(2).map(|two| two[1] - two[0]).max().unwrap();
+    // What was under way when a message left, and what was handed over before the next was heard of.
+    assert!(most <= 4 * WINDOW, "{} MiB of bulk between two of {} pings", most / MIB, marks.len());
+}
+
+#[test]
+fn shipments_to_one_peer_share_the_link_alike() {
+    const EACH: usize = 24 * MIB;
+    let (a, b) = pair();
+    let worst = Arc::new(AtomicUsize::new(0));
+    let (seen, mut lens) = (worst.clone(), HashMap::<Vec<u8>, usize>::new());
+    *lock(&b.probe.on_chunk) = Some(Box::new(move |header, len| {
+        *lens.entry(header.to_vec()).or_default() += len;
+        // The least of those that have more to send, and those that have not begun.
+        let least = if lens.len() < 6 { 0 } else { *lens.values().min().unwrap() };
+        let most = *lens.values().max().unwrap();
+        seen.fetch_max(most - least, Ordering::Relaxed);
+    }));
+    let receipts: Vec<_> = (0..6u8).map(|stream| a.send_bulk(1, &[stream], lent(EACH))).collect();
+    for receipt in receipts {
+        assert_eq!(receipt.wait(), Ok(()));
+    }
+    let apart = worst.load(Ordering::Relaxed);
+    assert!(apart <= 2 * WINDOW, "one was {} KiB ahead of another", apart >> 10);
+}
+
+#[test]
+fn messages_and_urgent_pages_pass_a_limit_that_holds_bulk_up() {
+    let ca = cluster();
+    // A shipment of 4 MiB would take a minute.
+    let slow = Node::start_with(&ca, 0, Some(64 << 10), |_| ());
+    let (a, b) = linked(slow, Node::start(&ca, 1));
+    let lens = Arc::new(Mutex::new(HashMap::<Vec<u8>, usize>::new()));
+    let seen = lens.clone();
+    *lock(&b.probe.on_chunk) = Some(Box::new(move |header, len| {
+        *lock(&seen).entry(header.to_vec()).or_default() += len;
+    }));
+    a.send_bulk(1, b"slow", lent(4 * MIB));
+    a.send_bulk(1, b"slow too", lent(4 * MIB));
+    let urgent = a.net.open_bulk_at(1, b"urgent".to_vec(), 1, Box::new(|_| ()));
+    drop(urgent.push(lent(8 * MIB)));
+    urgent.finish();
+    let header = b"urgent".to_vec();
+    b.log.wait(|events| {
+        let is_it =
+            |event: &Event| matches!(event, Event::Bulk { header: h, complete: true, .. } if *h == header);
+        events.iter().any(is_it).then_some(())
+    });
+    for n in 0..100_u32 {
+        a.net.send(1, n.to_le_bytes().to_vec());
+    }
+    b.log.wait_for(&Event::Frame(0, 99_u32.to_le_bytes().to_vec()));
+    let lens = lock(&lens).clone();
+    assert_eq!(lens[&header], 8 * MIB);
+    for (header, len) in lens.iter().filter(|entry| *entry.0 != header) {
+        assert!(*len < 3 * MIB, "{len} bytes of {}", String::from_utf8_lossy(header));
+    }
+}
+
+#[test]
+fn what_is_limited_arrives_whole() {
+    let ca = cluster();
+    let slow = Node::start_with(&ca, 0, Some(100 << 20), |_| ());
+    let (a, b) = linked(slow, Node::start(&ca, 1));
+    let bytes = noise(7, 8 * MIB);
+    let sum = checksum(0, &bytes);
+    let receipts = [0, 1].map(|n: u8| a.send_bulk(1, &[n], vec![bytes.clone().into()]));
+    for (n, receipt) in receipts.iter().enumerate() {
+        assert_eq!(receipt.wait(), Ok(()));
+        let header = vec![n as u8];
+        b.log.wait_for(&Event::Bulk { peer: 0, header, len: 8 * MIB, sum, complete: true });
+    }
+}
