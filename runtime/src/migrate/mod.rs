@@ -302,7 +302,7 @@ fn check_words(body: &MobileBody, copying: Option<&Copying>) -> Result<(), Refus
         // So are those that go in pieces.
         None if goes_in_pieces => !audit::roots_lead_out(header, &slots),
         // Long heaps are looked through as they follow.
-        None if is_lazy && serve::is_long(header) => !audit::roots_lead_out(header, &slots),
+        None if is_lazy && ship_head::is_long(header) => !audit::roots_lead_out(header, &slots),
         Some(copying) => {
             let other = |why| Refusal::ShipFailed { why };
             !copying.has_suspects(header).map_err(other)? && !audit::roots_lead_out(header, &slots)

@@ -127,17 +127,6 @@ fn copy(base: &mut Base, list: &[ShipSlot], parts: &mut Parts) -> Option<()> {
     Some(())
 }
 
-/// Heaps from this length on are looked through as they are sent, not at the freeze.
-const LONG_HEAP: usize = 2 << 20;
-
-/// Whether to scan the task's heap at the freeze would take too long.
-pub(super) fn is_long(header: &Header) -> bool {
-    // Not by its pages: to count these takes long for a long heap.
-    let mut len = 0;
-    header.prefix.arena().for_each_extent(&mut |slot| len += slot.len());
-    len > LONG_HEAP
-}
-
 /// Whose pages are served under this name to `to`.
 pub(crate) fn find(task: TaskId, epoch: Epoch, to: NodeId) -> Option<Arc<Serving>> {
     table().get(&(task, epoch)).filter(|serving| serving.to == to).cloned()

@@ -110,7 +110,7 @@ pub(super) fn ship(
         audit: match crate::node::node().config.audit {
             Audit::Off => Checked::All,
             // A short heap was scanned whole.
-            _ if rounds.is_none() && !serve::is_long(header) => Checked::All,
+            _ if rounds.is_none() && !is_long(header) => Checked::All,
             _ => Checked::Pages,
         },
     };
@@ -122,6 +122,17 @@ pub(super) fn ship(
     }
     cluster.metrics.shipped(page_count, page_count * PAGE_LEN);
     Ok(())
+}
+
+/// Heaps from this length on are looked through as they are sent, not at the freeze.
+const LONG_HEAP: usize = 2 << 20;
+
+/// Whether to scan the task's heap at the freeze would take too long.
+pub(super) fn is_long(header: &Header) -> bool {
+    // Not by its pages: to count these takes long for a long heap.
+    let mut len = 0;
+    header.prefix.arena().for_each_extent(&mut |slot| len += slot.len());
+    len > LONG_HEAP
 }
 
 /// The head, copied.
