@@ -29,10 +29,12 @@ fn between_two_messages_there_is_little_bulk_however_much_is_sent() {
     let marks = Arc::new(Mutex::new(Vec::new()));
     let is_over = Arc::new(AtomicBool::new(false));
     let (noted, now, over) = (marks.clone(), received.clone(), is_over.clone());
+    let log = b.log.clone();
     *lock(&b.probe.on_frame) = Some(Box::new(move |net, peer, ping| {
         lock(&noted).push(now.load(Ordering::Relaxed));
-        if !over.load(Ordering::Relaxed) {
-            net.send(peer, ping.to_vec());
+        match over.load(Ordering::Relaxed) {
+            false => net.send(peer, ping.to_vec()),
+            true => log.push(Event::Frame(peer, ping.to_vec())),
         }
     }));
     *lock(&a.probe.on_frame) = Some(Box::new(|net, peer, pong| net.send(peer, pong.to_vec())));
@@ -40,6 +42,8 @@ fn between_two_messages_there_is_little_bulk_however_much_is_sent() {
     let receipt = a.send_bulk(1, b"bulk", lent(TOTAL));
     assert_eq!(receipt.wait(), Ok(()));
     is_over.store(true, Ordering::Relaxed);
+    // The last one: nothing is under way when the nodes end.
+    b.log.wait_for(&Event::Frame(0, b"ping".to_vec()));
     let mut marks = lock(&marks).clone();
     marks.push(TOTAL);
     let most = marks.windows(2).map(|two| two[1] - two[0]).max().unwrap();
