@@ -119,3 +119,22 @@ fn what_is_limited_arrives_whole() {
         b.log.wait_for(&Event::Bulk { peer: 0, header, len: 8 * MIB, sum, complete: true });
     }
 }
+
+#[test]
+fn under_a_limit_what_packs_goes_packed_and_random_bytes_go_as_they_are() {
+    let ca = cluster();
+    let slow = Node::start_with(&ca, 0, Some(20 << 20), |_| ());
+    let (a, b) = linked(slow, Node::start(&ca, 1));
+    let text: Vec<u8> = (0..4 * MIB).map(|n| (n / 64 % 251) as u8).collect();
+    for (header, bytes) in [(&b"noise"[..], noise(3, 2 * MIB)), (b"text", text)] {
+        let (len, sum) = (bytes.len(), checksum(0, &bytes));
+        assert_eq!(a.send_bulk(1, header, vec![bytes.into()]).wait(), Ok(()));
+        let header = header.to_vec();
+        b.log.wait_for(&Event::Bulk { peer: 0, header: header.clone(), len, sum, complete: true });
+        let (before, after) = a.net.packed();
+        match &header[..] {
+            b"noise" => assert_eq!((before, after), (0, 0)),
+            _ => assert!(before > MIB as u64 && after < before / 4, "{before} became {after}"),
+        }
+    }
+}
