@@ -51,25 +51,47 @@ fn between_two_messages_there_is_little_bulk_however_much_is_sent() {
     assert!(most <= 4 * WINDOW, "{} MiB of bulk between two of {} pings", most / MIB, marks.len());
 }
 
+/// A piece that counts how often it is looked at: when its turn comes, and when it is handed over.
+struct Counted {
+    stream: usize,
+    bytes: Bytes,
+    looks: Arc<Mutex<[usize; 6]>>,
+    worst: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        let mut looks = lock(&self.looks);
+        looks[self.stream] += 1;
+        let (least, most) = (looks.iter().min().unwrap(), looks.iter().max().unwrap());
+        self.worst.fetch_max(most - least, Ordering::Relaxed);
+        &self.bytes
+    }
+}
+
 #[test]
-fn shipments_to_one_peer_share_the_link_alike() {
-    const EACH: usize = 24 * MIB;
-    let (a, b) = pair();
-    let worst = Arc::new(AtomicUsize::new(0));
-    let (seen, mut lens) = (worst.clone(), HashMap::<Vec<u8>, usize>::new());
-    *lock(&b.probe.on_chunk) = Some(Box::new(move |header, len| {
-        *lens.entry(header.to_vec()).or_default() += len;
-        // The least of those that have more to send, and those that have not begun.
-        let least = if lens.len() < 6 { 0 } else { *lens.values().min().unwrap() };
-        let most = *lens.values().max().unwrap();
-        seen.fetch_max(most - least, Ordering::Relaxed);
-    }));
-    let receipts: Vec<_> = (0..6u8).map(|stream| a.send_bulk(1, &[stream], lent(EACH))).collect();
+fn shipments_to_one_peer_are_handed_over_alike() {
+    const PIECE: usize = 64 << 10;
+    const COUNT: usize = 24 * MIB / PIECE;
+    let (a, _b) = pair();
+    let (looks, worst) = (Arc::default(), Arc::<AtomicUsize>::default());
+    let bytes = Bytes::from(noise(9, PIECE));
+    let part = |stream| -> Part {
+        let (bytes, looks, worst) = (bytes.clone(), Arc::clone(&looks), worst.clone());
+        Part::Shared(Box::new(Counted { stream, bytes, looks, worst }))
+    };
+    let receipts: Vec<_> = (0..6)
+        .map(|stream| a.send_bulk(1, b"", (0..COUNT).map(|_| part(stream)).collect()))
+        .collect();
     for receipt in receipts {
         assert_eq!(receipt.wait(), Ok(()));
     }
+    let total = *lock(&looks).iter().max().unwrap();
+    assert_eq!(total, 2 * COUNT, "each is looked at twice");
+    // The first fills the window before the others have asked; from then on they take turns.
+    let most = 2 * (WINDOW / PIECE + 8);
     let apart = worst.load(Ordering::Relaxed);
-    assert!(apart <= 2 * WINDOW, "one was {} KiB ahead of another", apart >> 10);
+    assert!(apart <= most, "one was {apart} looks ahead of another, of {total}");
 }
 
 #[test]
