@@ -14,6 +14,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::transfer::{Page, PageSet};
@@ -82,15 +83,40 @@ pub(super) fn ship(
     let head = head_of(ship).map_err(failed)?;
     let byte_count = page_count * PAGE_LEN + head.len();
     let id = body.id;
+    // Why this end breaks the stream off, the core hears from here.
+    let is_broken_here = Arc::new(AtomicBool::new(false));
+    let is_known = is_broken_here.clone();
     let feed = cluster.open_bulk(to, head, move |result| {
-        if let Err(why) = result {
+        if let Err(why) = result
+            && !is_known.load(Ordering::SeqCst)
+        {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
         }
     });
-    let mut sender =
-        Sender { feed: feed.ok_or_else(|| failed("this node is alone"))?, queued: VecDeque::new() };
-    sender.send(first)?;
-    for slot in &rest {
+    let feed = feed.ok_or_else(|| failed("this node is alone"))?;
+    let mut sender = Sender { feed, queued: VecDeque::new() };
+    let sent =
+        sender.send(first).and_then(|()| send_rest(task, header, &mut copier, &rest, &mut sender));
+    if let Err(why) = sent {
+        is_broken_here.store(true, Ordering::SeqCst);
+        return Err(why);
+    }
+    copier.note();
+    *shipped = Some(Arc::new(copier.base));
+    cluster.metrics.shipped(page_count, byte_count);
+    sender.feed.finish();
+    Ok(())
+}
+
+/// Copies and sends the slots behind the first, and looks whether a word leads out of the task.
+fn send_rest(
+    task: &TaskRef,
+    header: &Header,
+    copier: &mut Copier,
+    rest: &[ShipSlot],
+    sender: &mut Sender,
+) -> Result<(), Refusal> {
+    for slot in rest {
         copier.copy_slot(slot, &mut |piece| {
             is_still_frozen(task)?;
             sender.send(piece)
@@ -98,12 +124,8 @@ pub(super) fn ship(
     }
     is_still_frozen(task)?;
     if copier.is_looking && copier.suspects.any_alive(header) {
-        scan_words(body, header)?;
+        scan_words(mobile(task), header)?;
     }
-    copier.note();
-    *shipped = Some(Arc::new(copier.base));
-    cluster.metrics.shipped(page_count, byte_count);
-    sender.feed.finish();
     Ok(())
 }
 

@@ -29,10 +29,12 @@ fn between_two_messages_there_is_little_bulk_however_much_is_sent() {
     let marks = Arc::new(Mutex::new(Vec::new()));
     let is_over = Arc::new(AtomicBool::new(false));
     let (noted, now, over) = (marks.clone(), received.clone(), is_over.clone());
+    let log = b.log.clone();
     *lock(&b.probe.on_frame) = Some(Box::new(move |net, peer, ping| {
         lock(&noted).push(now.load(Ordering::Relaxed));
-        if !over.load(Ordering::Relaxed) {
-            net.send(peer, ping.to_vec());
+        match over.load(Ordering::Relaxed) {
+            false => net.send(peer, ping.to_vec()),
+            true => log.push(Event::Frame(peer, ping.to_vec())),
         }
     }));
     *lock(&a.probe.on_frame) = Some(Box::new(|net, peer, pong| net.send(peer, pong.to_vec())));
@@ -40,6 +42,8 @@ fn between_two_messages_there_is_little_bulk_however_much_is_sent() {
     let receipt = a.send_bulk(1, b"bulk", lent(TOTAL));
     assert_eq!(receipt.wait(), Ok(()));
     is_over.store(true, Ordering::Relaxed);
+    // The last one: nothing is under way when the nodes end.
+    b.log.wait_for(&Event::Frame(0, b"ping".to_vec()));
     let mut marks = lock(&marks).clone();
     marks.push(TOTAL);
     let most = marks.windows(2).map(|two| two[1] - two[0]).max().unwrap();
@@ -47,25 +51,47 @@ fn between_two_messages_there_is_little_bulk_however_much_is_sent() {
     assert!(most <= 4 * WINDOW, "{} MiB of bulk between two of {} pings", most / MIB, marks.len());
 }
 
+/// A piece that counts how often it is looked at: when its turn comes, and when it is handed over.
+struct Counted {
+    stream: usize,
+    bytes: Bytes,
+    looks: Arc<Mutex<[usize; 6]>>,
+    worst: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        let mut looks = lock(&self.looks);
+        looks[self.stream] += 1;
+        let (least, most) = (looks.iter().min().unwrap(), looks.iter().max().unwrap());
+        self.worst.fetch_max(most - least, Ordering::Relaxed);
+        &self.bytes
+    }
+}
+
 #[test]
-fn shipments_to_one_peer_share_the_link_alike() {
-    const EACH: usize = 24 * MIB;
-    let (a, b) = pair();
-    let worst = Arc::new(AtomicUsize::new(0));
-    let (seen, mut lens) = (worst.clone(), HashMap::<Vec<u8>, usize>::new());
-    *lock(&b.probe.on_chunk) = Some(Box::new(move |header, len| {
-        *lens.entry(header.to_vec()).or_default() += len;
-        // The least of those that have more to send, and those that have not begun.
-        let least = if lens.len() < 6 { 0 } else { *lens.values().min().unwrap() };
-        let most = *lens.values().max().unwrap();
-        seen.fetch_max(most - least, Ordering::Relaxed);
-    }));
-    let receipts: Vec<_> = (0..6u8).map(|stream| a.send_bulk(1, &[stream], lent(EACH))).collect();
+fn shipments_to_one_peer_are_handed_over_alike() {
+    const PIECE: usize = 64 << 10;
+    const COUNT: usize = 24 * MIB / PIECE;
+    let (a, _b) = pair();
+    let (looks, worst) = (Arc::default(), Arc::<AtomicUsize>::default());
+    let bytes = Bytes::from(noise(9, PIECE));
+    let part = |stream| -> Part {
+        let (bytes, looks, worst) = (bytes.clone(), Arc::clone(&looks), worst.clone());
+        Part::Shared(Box::new(Counted { stream, bytes, looks, worst }))
+    };
+    let receipts: Vec<_> = (0..6)
+        .map(|stream| a.send_bulk(1, b"", (0..COUNT).map(|_| part(stream)).collect()))
+        .collect();
     for receipt in receipts {
         assert_eq!(receipt.wait(), Ok(()));
     }
+    let total = *lock(&looks).iter().max().unwrap();
+    assert_eq!(total, 2 * COUNT, "each is looked at twice");
+    // The first fills the window before the others have asked; from then on they take turns.
+    let most = 2 * (WINDOW / PIECE + 8);
     let apart = worst.load(Ordering::Relaxed);
-    assert!(apart <= 2 * WINDOW, "one was {} KiB ahead of another", apart >> 10);
+    assert!(apart <= most, "one was {apart} looks ahead of another, of {total}");
 }
 
 #[test]
@@ -113,5 +139,24 @@ fn what_is_limited_arrives_whole() {
         assert_eq!(receipt.wait(), Ok(()));
         let header = vec![n as u8];
         b.log.wait_for(&Event::Bulk { peer: 0, header, len: 8 * MIB, sum, complete: true });
+    }
+}
+
+#[test]
+fn under_a_limit_what_packs_goes_packed_and_random_bytes_go_as_they_are() {
+    let ca = cluster();
+    let slow = Node::start_with(&ca, 0, Some(20 << 20), |_| ());
+    let (a, b) = linked(slow, Node::start(&ca, 1));
+    let text: Vec<u8> = (0..4 * MIB).map(|n| (n / 64 % 251) as u8).collect();
+    for (header, bytes) in [(&b"noise"[..], noise(3, 2 * MIB)), (b"text", text)] {
+        let (len, sum) = (bytes.len(), checksum(0, &bytes));
+        assert_eq!(a.send_bulk(1, header, vec![bytes.into()]).wait(), Ok(()));
+        let header = header.to_vec();
+        b.log.wait_for(&Event::Bulk { peer: 0, header: header.clone(), len, sum, complete: true });
+        let (before, after) = a.net.packed();
+        match &header[..] {
+            b"noise" => assert_eq!((before, after), (0, 0)),
+            _ => assert!(before > MIB as u64 && after < before / 4, "{before} became {after}"),
+        }
     }
 }
