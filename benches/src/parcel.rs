@@ -46,6 +46,9 @@ struct Round {
     byte_count: f64,
 }
 
+/// A figure of a round.
+type Value<'a> = &'a dyn Fn(&Round) -> f64;
+
 fn build(entries: u64, round: u64) -> Map {
     (0..entries)
         .map(|n| (format!("entry {n}"), (0..WORDS).map(|w| w * n + round).collect()))
@@ -96,12 +99,12 @@ pub fn run(options: Options) -> Outcome {
         round(entries, 0, &mut wire)?;
         (1..=rounds).map(|n| round(entries, n, &mut wire)).collect::<Result<Vec<_>, Fault>>()
     })??;
-    let of = |value: &dyn Fn(&Round) -> f64| Sample::new(found.iter().map(value).collect());
+    let of = |value: Value| Sample::new(found.iter().map(value).collect());
     let mut report = Report::new(format!(
         "a map of {entries} vectors of 8 KiB handed over as a parcel, {} rounds",
         found.len()
     ));
-    let figures: [(&str, &str, &dyn Fn(&Round) -> f64); 7] = [
+    let figures: [(&str, &str, Value); 7] = [
         ("local_us_median", "us", &|r| r.local),
         ("local_number_us_median", "us", &|r| r.bare),
         ("remote_us_median", "us", &|r| r.remote),

@@ -365,8 +365,10 @@ fn end_alone(task: &TaskRef, header: &'static Header, meeting: Arc<dyn Meeting>)
 
 fn leave_to_node(header: &'static Header) {
     strip(header);
+    // Read before the header may be gone: an arena in which nothing lives is given up at once.
+    let slot = header.slot;
     parcel::leave_to_node(header);
-    registry::remove(header.slot);
+    registry::remove(slot);
 }
 
 /// Finds the child's arena its next owner.

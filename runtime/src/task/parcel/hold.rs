@@ -95,12 +95,14 @@ pub(super) fn slots(header: &Header, seen: &mut dyn FnMut(SlotId)) {
 /// There is no value in the parcel any more, which is the caller's: what else is dead goes.
 pub(super) fn release(header: &'static Header) {
     header.parcel.take_keep();
+    // Read before the header may be gone.
+    let slot = header.slot;
     on_worker(|worker| {
         if header.parcel.holder() == builder_id().to_raw() {
             let mut held = lock();
             if adopted::give_up_if_dead(&header.prefix) {
-                held.remove(&header.slot);
-            } else if let Some(is_open) = held.get_mut(&header.slot) {
+                held.remove(&slot);
+            } else if let Some(is_open) = held.get_mut(&slot) {
                 *is_open = true;
                 OPEN.fetch_add(1, Ordering::Relaxed);
             }

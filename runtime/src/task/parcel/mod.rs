@@ -108,7 +108,7 @@ impl From<ParcelError> for crate::error::Error {
 /// its pages travel as they are. Received it is the same value at the same address, with every pointer inside
 /// still valid. A parcel that a mobile task holds moves with the task.
 ///
-/// It is read through [`Deref`], changed by [`with_mut`](Parcel::with_mut). Serde's traits are there for
+/// It is read through [`Deref`] or [`with`](Parcel::with), changed by [`with_mut`](Parcel::with_mut). Serde's traits are there for
 /// messages of the runtime only; any other encoder gets an error.
 ///
 /// What leads out of the value refuses: an open file or socket, an `Arc` or reference shared with something
@@ -175,6 +175,16 @@ impl<T: Send + 'static> Parcel<T> {
             "this parcel is not here: it was sent, or its holder has moved to another node; a parcel \
              changes its holder as an argument, a result or a message"
         );
+    }
+
+    /// Reads the value, in a function of its own: unlike [`Deref`], it leaves no address of the value in the caller's
+    /// frame, where it would refuse the caller's moves once the parcel was sent.
+    ///
+    /// # Panics
+    /// As any access, if the parcel is not here.
+    #[inline(never)]
+    pub fn with<R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        read(self)
     }
 
     /// Gives the value out of the parcel. What it owns stays in the parcel's memory, which is that of the
