@@ -31,15 +31,18 @@ pub(crate) enum Body {
     Mobile(MobileBody),
 }
 
-/// See the module. `repr(C)` and aligned so that pointers to it have free low bits, and so that it
-/// fills its block of the allocator.
-#[repr(C, align(64))]
+/// See the module. `repr(C)` and aligned so that pointers to it have free low bits. Not to a cache
+/// line: the allocator gives so aligned a block of three lines the room of four, and of parked tasks
+/// there are many.
+#[repr(C, align(16))]
 pub(crate) struct Record {
     pub(crate) state: State,
     refs: AtomicU32,
     pub(crate) join: JoinWord,
     body: UnsafeCell<Body>,
 }
+
+const _: () = assert!(size_of::<Record>() <= 160, "a block of the allocator more for each task");
 
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
