@@ -39,21 +39,27 @@ pub fn address() -> IpAddr {
 pub fn run() -> Result<bool, Fault> {
     let veth = Veth::new().map_err(|why| format!("--veth: {why}"))?;
     let dir = ClusterDir::create(2)?;
-    let start = |side: Side| {
+    let mut nodes = Nodes(Vec::new());
+    for side in [Side::Zero, Side::One] {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(std::env::args_os().skip(1)).stdin(Stdio::null());
         veth.node(&dir, side, &mut command);
         command.env(ADDRESS, side.address().to_string()).env(PLACE, veth.place(Side::One));
-        inside(&veth.place(side), move || command.spawn())
-    };
-    let mut nodes = [start(Side::Zero)?, start(Side::One)?];
-    let status = nodes[0].wait()?;
-    // It has ended by itself, unless node 0 died.
-    if !status.success() {
-        let _ = nodes[1].kill();
+        nodes.0.push(inside(&veth.place(side), move || command.spawn())?);
     }
-    nodes[1].wait()?;
-    Ok(status.success())
+    Ok(nodes.0[0].wait()?.success())
+}
+
+/// Ended on drop: node 1 is over when node 0 is.
+struct Nodes(Vec<Child>);
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for node in &mut self.0 {
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+    }
 }
 
 /// Starts the bare wire's other end: at the other end of the pair, or beside this process.

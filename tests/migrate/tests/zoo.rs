@@ -1,7 +1,7 @@
 //! The zoo in each mode of travelling, by each strategy. A crash takes all specimens of a mode down together, so then
 //! each is run alone, to name the ones at fault.
 //!
-//! The default is a share of the matrix in which each strategy and each trip is; `MIGRT_ZOO_ALL=1` runs all of it.
+//! `MIGRT_ZOO_ALL=1` runs the whole matrix of strategies and trips in one go; by default no cell of it is run twice.
 
 use std::time::Duration;
 
@@ -98,16 +98,16 @@ fn specimens_are_right_when_their_pages_follow_them() {
 /// There and back, five hops, on again while pages are missing, and with other moves ordered meanwhile.
 const TRIPS: [&str; 4] = ["back", "five", "faults", "ordered"];
 const STRATEGIES: [&str; 4] = ["stop-copy", "pre-copy", "post-copy", "auto"];
-/// What no other test here runs of the matrix, of those that are likeliest to find something.
-const SHARE: [(&str, &str); 3] =
-    [("post-copy", "faults"), ("post-copy", "ordered"), ("pre-copy", "ordered")];
+/// The other tests here have each strategy there and back and over five hops already (a task that moves itself by auto
+/// is stopped and copied).
+const SHARE: [&str; 2] = ["faults", "ordered"];
 
 #[test]
 fn specimens_are_right_on_every_trip_by_every_strategy() {
     let all = std::env::var("MIGRT_ZOO_ALL").is_ok_and(|v| v == "1");
     for strategy in STRATEGIES {
         for trip in TRIPS {
-            if all || SHARE.contains(&(strategy, trip)) {
+            if all || SHARE.contains(&trip) {
                 let since = std::time::Instant::now();
                 check_by(strategy, trip);
                 println!("{strategy} {trip}: {:.1} s", since.elapsed().as_secs_f64());

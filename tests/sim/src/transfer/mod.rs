@@ -171,7 +171,7 @@ impl Transfer {
         let mut pages = PageSet::new();
         for _ in 0..rng.range(1, 6) {
             let first = Page(rng.range(0, 3) * 100_000 + rng.range(0, 300));
-            pages.insert(Run::new(first, rng.range(1, 60)));
+            pages.insert(Run::new(first, rng.range(1, 120)));
         }
         let limits = PushLimits {
             chunk_pages: rng.range(1, 9) as u32,
