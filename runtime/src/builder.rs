@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::entry::MainOptions;
 use crate::error::Result;
 use crate::node;
+use crate::strategy::Strategy;
 
 /// Settings of the runtime, and its start.
 ///
@@ -22,6 +23,7 @@ pub struct Builder {
     workers: Option<usize>,
     local_nodes: u16,
     move_rate: Option<u64>,
+    strategy: Option<Strategy>,
 }
 
 impl Builder {
@@ -65,6 +67,14 @@ impl Builder {
         self
     }
 
+    /// How tasks move that are asked to without a strategy of their own ([`crate::set_strategy`]): the
+    /// default is [`Strategy::Auto`]. `MIGRT_STRATEGY` overrules it.
+    #[must_use]
+    pub fn strategy(mut self, strategy: Strategy) -> Builder {
+        self.strategy = Some(strategy);
+        self
+    }
+
     /// Starts the runtime. On node 0 runs `main` as a local task and returns its result; on any
     /// other node serves until the program is over, and then exits the process.
     ///
@@ -78,7 +88,7 @@ impl Builder {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let config = Config::from_env(self.workers, self.move_rate)?;
+        let config = Config::from_env(self.workers, self.move_rate, self.strategy)?;
         node::run(config, self.local_nodes, main)
     }
 }

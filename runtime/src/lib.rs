@@ -79,10 +79,12 @@ pub use strategy::Strategy;
 pub use task::current::yield_now;
 pub use task::handle::{JoinHandle, TaskInfo, TaskState};
 pub use task::here::{here, migrate_to, moves, nodes};
+pub use task::parcel::{Parcel, ParcelError};
 pub use task::pin::{PinGuard, pin_here};
 pub use task::safepoint::safepoint;
 pub use task::sleep::sleep;
 pub use task::spawn::{LocalHandle, Spawn, spawn, spawn_on, try_spawn};
+pub use task::wish::set_strategy;
 
 /// What the macros write names of. Not part of the interface.
 #[doc(hidden)]

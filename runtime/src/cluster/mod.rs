@@ -6,13 +6,15 @@
 //! something again.
 //!
 //! [`driver`] carries out, [`link`] is what the wire calls, [`ask`] what handles call, [`home`] what
-//! the end of a task calls, [`metrics`] counts.
+//! the end of a task calls, [`metrics`] counts, [`hot`] knows what tasks touch first.
 
 pub(crate) mod ask;
 mod driver;
 pub(crate) mod home;
+mod hot;
 mod link;
 pub(crate) mod metrics;
+mod parcels;
 mod residents;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -31,7 +33,7 @@ use self::residents::Residents;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::migrate::arrive::Arrival;
-use crate::net::{BulkFeed, Identity, Net, NetConfig, Part};
+use crate::net::{BulkFeed, Hurry, Identity, Net, NetConfig, Part};
 use crate::task::join::Waker;
 use crate::task::record::TaskRef;
 
@@ -86,6 +88,9 @@ pub(crate) struct Cluster {
     /// more than one.
     unsettled: Mutex<BTreeMap<(TaskId, Epoch), Vec<SlotId>>>,
     rates: Mutex<HashMap<NodeId, LinkRate>>,
+    /// The nodes that can serve faults on missing pages, by their hellos.
+    can_follow: Mutex<BTreeSet<NodeId>>,
+    hot: hot::Profiles,
     waits: Mutex<HashMap<Token, Wait>>,
     token: AtomicU64,
     pub(crate) metrics: metrics::Counters,
@@ -123,6 +128,8 @@ impl Cluster {
             arrivals: Mutex::new(HashMap::new()),
             unsettled: Mutex::default(),
             rates: Mutex::new(HashMap::new()),
+            can_follow: Mutex::default(),
+            hot: hot::Profiles::default(),
             waits: Mutex::new(HashMap::new()),
             token: AtomicU64::new(1),
             metrics: metrics::Counters::default(),
@@ -273,6 +280,9 @@ impl Cluster {
         if let Some(copying) = body.and_then(|body| body.any_journey()?.copying.clone()) {
             copying.watch.forget(slot);
         }
+        if let Some(known) = body.and_then(|body| body.any_journey()?.known.clone()) {
+            known.forget(slot);
+        }
     }
 
     pub(crate) fn resident(&self, task: TaskId) -> Option<TaskRef> {
@@ -334,6 +344,11 @@ impl Cluster {
         result.map(|()| since.elapsed())
     }
 
+    /// Answers of a hand-off are due at once: see [`Net::hurry`].
+    pub(crate) fn hurry(&self) -> Option<Hurry> {
+        Some(self.net.get()?.hurry())
+    }
+
     /// Does `deed` on the net thread, soon; not at all if this node is alone.
     pub(crate) fn soon(&self, deed: impl FnOnce() + Send + 'static) {
         if let Some(net) = self.net.get() {
@@ -357,6 +372,20 @@ impl Cluster {
         self.rates.lock().unwrap().get(&node).copied().unwrap_or(UNKNOWN)
     }
 
+    /// Whether pages may follow a task there: it can serve faults on missing ones.
+    pub(crate) fn can_follow(&self, node: NodeId) -> bool {
+        self.can_follow.lock().unwrap().contains(&node)
+    }
+
+    /// By its hello.
+    fn note_can_follow(&self, node: NodeId, can_fault: bool) {
+        let mut can_follow = self.can_follow.lock().unwrap();
+        match can_fault {
+            true => can_follow.insert(node),
+            false => can_follow.remove(&node),
+        };
+    }
+
     /// Pages got there at this rate.
     pub(crate) fn note_rate(&self, node: NodeId, rate: LinkRate) {
         self.rates.lock().unwrap().insert(node, rate);
@@ -371,6 +400,10 @@ impl Cluster {
 
     pub(crate) fn expect_arrival(&self, task: TaskId, epoch: Epoch, arrival: Arc<Arrival>) {
         self.arrivals.lock().unwrap().insert((task, epoch), arrival);
+    }
+
+    pub(crate) fn arrival(&self, task: TaskId, epoch: Epoch) -> Option<Arc<Arrival>> {
+        self.arrivals.lock().unwrap().get(&(task, epoch)).cloned()
     }
 
     pub(crate) fn forget_arrival(&self, task: TaskId, epoch: Epoch) {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use migrt_iso::{PAGE_LEN, SlotId};
-use migrt_proto::transfer::Page;
+use migrt_proto::transfer::{Page, PageSet};
 use migrt_proto::wire::{Refusal, ShipHeader, ShipSlot};
 use migrt_proto::{Epoch, NodeId};
 
@@ -25,7 +25,7 @@ use super::audit::Suspects;
 use super::image::{self, Image};
 use super::remains::{Base, Parts};
 use super::ship::{NO_SLOT, head_of, manifest, prepare};
-use super::{mobile, scan_words, slots_of};
+use super::{check, mobile, scan_words, slots_of};
 use crate::cluster::Cluster;
 use crate::config::Audit;
 use crate::net::{BulkFeed, Part, Written};
@@ -52,7 +52,8 @@ pub(super) fn ship(
     prepare(header);
     let (mut copier, image, first);
     loop {
-        let found = image::of(header);
+        // Whatever the target has kept is too little to be worth another way.
+        let found = image::of(header, &PageSet::new());
         copier = Copier::new(header, &found);
         let mut parts = Vec::new();
         copier.copy_slot(&found.slots[0], &mut |piece| {
@@ -69,8 +70,8 @@ pub(super) fn ship(
     }
     let page_count = image.page_count();
     let mut manifest = manifest(body);
-    let strategy = body.journey().order.map(|order| order.strategy);
-    manifest.report.stop_copy(strategy, page_count as u64);
+    manifest.report.stop_copy(page_count as u64);
+    check::take(&mut manifest, header);
     let ship = ShipHeader {
         task: body.id,
         epoch,
@@ -162,7 +163,8 @@ impl Copier {
             pages: Vec::new(),
             own: slots_of(header),
             suspects: Suspects::default(),
-            is_looking: crate::node::node().config.audit != Audit::Off,
+            // A parcel was looked through, if need be, before it was frozen for this.
+            is_looking: crate::node::node().config.audit != Audit::Off && !header.is_parcel(),
             left: image.page_count() * PAGE_LEN,
         }
     }

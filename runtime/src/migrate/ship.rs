@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use migrt_iso::PAGE_LEN;
+use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::wire::{ShipHeader, ShipSlot, StreamHead};
-use migrt_proto::{Epoch, NodeId};
+use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
+use super::check::{self, Check};
 use super::copying::Copying;
+use super::have::Offer;
 use super::record::Report;
-use super::remains::Base;
-use super::{image, long, mobile, serve};
+use super::remains::{Base, number_of};
+use super::rounds::by_slot;
+use super::{hash, image, long, mobile, ship_head, slots_of};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::fail;
@@ -34,8 +37,35 @@ pub(crate) struct Manifest {
     pub(crate) clock: Reading,
     /// What the move came to so far; for the record.
     pub(crate) report: Report,
-    /// Post-copy: live pages that follow.
+    /// Post-copy: live pages that follow, but for those that rounds have announced.
     pub(crate) missing: Vec<ShipSlot>,
+    /// Under which name remains of it are kept, if not under its own.
+    pub(crate) remains: Option<TaskId>,
+    /// How many pages follow in all.
+    pub(crate) missing_count: u64,
+    /// Live pages that do not come, since the target has kept them.
+    pub(crate) same: Vec<ShipSlot>,
+    /// One hash of all their hashes.
+    pub(crate) same_hash: u128,
+    /// The target was asked what it keeps.
+    pub(crate) has_asked: bool,
+    /// Moves in a row for which that brought little or nothing, before this one.
+    pub(crate) futile: u32,
+    /// Nodes that the task has been at.
+    pub(crate) visited: Vec<NodeId>,
+    /// Test mode: what the pages hash to.
+    pub(crate) check: Option<Check>,
+}
+
+impl Manifest {
+    /// The target is to keep what it has of these pages.
+    pub(super) fn keeps(&mut self, offer: &Offer, slots: &[SlotId]) {
+        let same = offer.same();
+        self.report.same(same.len());
+        self.same_hash = hash::fold(offer.same_hashes().into_iter());
+        self.same = by_slot(slots, &same);
+        self.same.retain(|item| !item.runs.is_empty());
+    }
 }
 
 /// Images from this length on are copied by a thread of their own: a node that copies for long must
@@ -76,10 +106,23 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
     if task.state.phase() != Phase::Frozen {
         return;
     }
-    let copying = body.journey().copying.clone();
+    let (copying, is_lazy) = {
+        let journey = body.journey();
+        (journey.copying.clone(), journey.is_lazy)
+    };
+    if is_lazy && let Some(header) = body.header() {
+        let done = ship_head::ship(cluster, (task, header), (epoch, to), copying.as_deref());
+        drop(shipped);
+        fail::point("source.shipped");
+        if let Err(why) = done {
+            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
+        }
+        return;
+    }
     if let (Some(copying), Some(header)) = (copying, body.header()) {
         let failed = match ship_rest(cluster, &copying, header, body) {
             Ok((base, byte_count)) => {
+                copying.hurry(cluster);
                 *shipped = Some(Arc::new(base));
                 cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
                 None
@@ -87,21 +130,8 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
             Err(why) => Some(why),
         };
         drop(shipped);
-        // The mover's thread ends, and with it the watching.
-        copying.end();
         fail::point("source.shipped");
         if let Some(why) = failed {
-            cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
-        }
-        return;
-    }
-    if body.journey().is_lazy
-        && let Some(header) = body.header()
-    {
-        let done = serve::ship(cluster, (task, header), (epoch, to));
-        drop(shipped);
-        fail::point("source.shipped");
-        if let Err(why) = done {
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
         }
         return;
@@ -194,19 +224,29 @@ fn load(body: &MobileBody) -> Option<Load> {
         return Some(Load { manifest, slots, base: Base::default(), parts });
     };
     prepare(header);
+    let offer = body.journey().offer.clone();
     loop {
-        let image = image::of(header);
-        let (base, parts) = Base::copy(&image.slots)?;
+        let same = offer.as_ref().map(|offer| offer.same()).unwrap_or_default();
+        let image = image::of(header, &same);
+        let (mut base, parts) = Base::copy(&image.slots)?;
 
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
-        if header.arenas().all(|a| base.word(a.arena().remote_list_addr()) == Some(0)) {
+        // (A page that the target has, it has without one.)
+        let is_bare =
+            |list| base.word(list).map_or(same.contains(number_of(list)), |head| head == 0);
+        if header.arenas().all(|a| is_bare(a.arena().remote_list_addr())) {
             let mut manifest = manifest(body);
-            let strategy = body.journey().order.map(|order| order.strategy);
-            manifest.report.stop_copy(strategy, (base.byte_count() / PAGE_LEN) as u64);
+            manifest.report.stop_copy((base.byte_count() / PAGE_LEN) as u64);
+            if let Some(offer) = &offer {
+                manifest.keeps(offer, &slots_of(header));
+                base.note_same(offer.same_hashes().into_iter());
+            }
+            check::take(&mut manifest, header);
             return Some(Load { manifest, slots: image.slots, base, parts });
         }
         body.drain_frees(header);
+        super::compare(body);
     }
 }
 
@@ -219,7 +259,11 @@ pub(super) fn manifest(body: &MobileBody) -> Manifest {
         stood_us: journey.stood_us(),
         clock: Reading::take(body.header()),
         report: Report::begin(&journey),
-        missing: Vec::new(),
+        remains: body.header().map(Header::remains_id).filter(|&id| id != body.id),
+        has_asked: journey.offer.is_some(),
+        futile: journey.futile,
+        visited: journey.visited.clone(),
+        ..Manifest::default()
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use super::identity::Identity;
 use super::peers::Hub;
 use super::rt::{Exec, Turn, lock};
 use super::socket::widen;
+use super::spin::DUE;
 use super::tls::Crypto;
 use super::transport;
 
@@ -68,9 +69,38 @@ struct Shared {
     exec: Exec,
     addr: SocketAddr,
     packed: Arc<(AtomicU64, AtomicU64)>,
+    /// How long the net thread spins as a rule.
+    spin: Duration,
+    /// How many want it to spin for longer.
+    hurries: AtomicU32,
     queue: Mutex<Queue>,
     ended: Mutex<bool>,
     ended_signal: Condvar,
+}
+
+/// An answer is due without which a task stands still. To be woken for it would take as long as half of a short
+/// pause.
+pub struct Hurry(Arc<Shared>);
+
+impl fmt::Debug for Hurry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hurry")
+    }
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        self.0.hurries.fetch_sub(1, Ordering::SeqCst);
+        self.0.choose_spin();
+    }
+}
+
+impl Shared {
+    /// A hint: who comes last need not be right.
+    fn choose_spin(&self) {
+        let is_due = self.hurries.load(Ordering::SeqCst) > 0 && !self.spin.is_zero();
+        self.exec.set_spin(if is_due { DUE } else { self.spin });
+    }
 }
 
 #[derive(Default)]
@@ -130,6 +160,8 @@ impl Net {
             exec,
             addr,
             packed: hub.packed.clone(),
+            spin,
+            hurries: AtomicU32::new(0),
             queue: Mutex::default(),
             ended: Mutex::new(false),
             ended_signal: Condvar::new(),
@@ -234,9 +266,12 @@ impl Net {
         self.push(Command::Run(f));
     }
 
-    /// How long the net thread may spin from now on.
-    pub fn set_spin(&self, spin: Duration) {
-        self.owner.shared.exec.set_spin(spin);
+    /// As long as the answer is kept, the net thread looks for work for longer before it sleeps.
+    pub fn hurry(&self) -> Hurry {
+        let shared = self.owner.shared.clone();
+        shared.hurries.fetch_add(1, Ordering::SeqCst);
+        shared.choose_spin();
+        Hurry(shared)
     }
 
     /// Whether the caller runs on the net thread.

@@ -50,7 +50,7 @@ pub use error::{LinkError, NetError};
 pub use feed::{BulkFeed, Written};
 pub use framing::FRAME_LEN_MAX;
 pub use greet::HELLO_LEN_MAX;
-pub use handle::{Net, NetConfig};
+pub use handle::{Hurry, Net, NetConfig};
 pub use handler::{BulkSink, Handler};
 pub use identity::{ClusterCa, Identity, IdentityError, SERVER_NAME};
 pub use socket::UdpLimits;

@@ -8,7 +8,11 @@
 //! stop-copy   copy everything once                    parts in the order of the list
 //! pre-copy    copy a round ... copy the rest          a page that comes again overwrites its copy,
 //!                                                     once the round before has been written
+//! return      the target had it: not sent             *thin*: its hash, and the bytes still in place
 //! ```
+//!
+//! A page that is thin is copied as soon as there is time ([`Base::fill`]), unless the collector finds first
+//! that nothing reaches it. If the node has written it by then its bytes as of departure are lost: it is *torn*.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,15 +21,18 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use migrt_iso::{PAGE_LEN, REGION_BASE, SlotId, pool};
-use migrt_proto::transfer::{Page, Run};
+use migrt_proto::transfer::{Page, PageHash, Run};
 use migrt_proto::wire::ShipSlot;
 
 use super::copies::{CopySlot, take_slot};
+use crate::migrate::hash;
 use crate::net::Part;
 
 /// Bytes that are copied at a time and shown to whoever looks through them: the nearest cache holds
 /// them twice.
 const COPY_LEN: usize = 16 << 10;
+/// So many pages are copied at once.
+const FEW: usize = 256;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -33,6 +40,10 @@ pub(crate) struct Base {
     /// Pages and where their copies lie. Numbers, not addresses: this table is node memory, and an
     /// address in it would be a reference to what it describes.
     pages: BTreeMap<Page, Page>,
+    /// Pages that were not copied yet, and what they hashed to at the departure.
+    thin: BTreeMap<Page, PageHash>,
+    /// Pages of which there is no copy and will be none.
+    torn: BTreeMap<Page, PageHash>,
     slots: Vec<Arc<CopySlot>>,
     /// Taken beforehand, and empty still.
     spare: Vec<Arc<CopySlot>>,
@@ -98,6 +109,9 @@ impl Base {
             self.copy_new(addr_of(page), len, left.max(len), to, &mut |_, _, _| ())?;
             page = next_known;
         }
+        if !self.thin.is_empty() {
+            new.iter().for_each(|entry| _ = self.thin.remove(&entry.0));
+        }
         self.pages.extend(new);
         Some(())
     }
@@ -133,6 +147,9 @@ impl Base {
             let to = (&mut *parts, &mut new);
             self.copy_new(addr_of(page), len, left.max(len), to, &mut |_, _, _| ())?;
             page = next_known;
+        }
+        if !self.thin.is_empty() {
+            new.iter().for_each(|entry| _ = self.thin.remove(&entry.0));
         }
         self.pages.extend(new);
         Some(())
@@ -239,11 +256,64 @@ impl Base {
     /// The page is none of the task's any more: zeros.
     pub(crate) fn remove(&mut self, page: Page) {
         self.pages.remove(&page);
+        self.thin.remove(&page);
+    }
+
+    /// Pages that were not sent, since the target had them with these hashes.
+    pub(crate) fn note_same(&mut self, pages: impl Iterator<Item = (Page, PageHash)>) {
+        self.thin = pages.collect();
+        if self.thin.len() < FEW {
+            self.fill(FEW);
+        }
+    }
+
+    /// Copies up to `max` of the pages that were not copied at the departure. Whether all are done.
+    pub(crate) fn fill(&mut self, max: usize) -> bool {
+        for _ in 0..max {
+            let Some((page, wanted)) = self.thin.pop_first() else { break };
+            // SAFETY: a page of the departed task, kept in place. If the node's threads write it at
+            // this moment, the copy's hash tells.
+            let bytes = unsafe { &*(addr_of(page) as *const [u8; PAGE_LEN]) };
+            let is_copied = self.put(page, bytes).is_some();
+            if !is_copied || hash::at(addr_of(self.pages[&page])) != wanted {
+                self.pages.remove(&page);
+                self.torn.insert(page, wanted);
+            }
+        }
+        self.thin.is_empty()
+    }
+
+    /// Whether there are pages to be copied yet.
+    pub(crate) fn is_thin(&self) -> bool {
+        !self.thin.is_empty()
+    }
+
+    /// What a page hashed to whose bytes are lost.
+    pub(crate) fn torn(&self, page: Page) -> Option<PageHash> {
+        self.torn.get(&page).copied()
+    }
+
+    /// The hashes of up to `max` pages from `from` on, as of the departure; the copied ones are hashed now.
+    pub(crate) fn hashes(&self, from: Page, max: usize) -> Vec<(Page, PageHash)> {
+        let copied = self.pages.range(from..).map(|(&page, &copy)| (page, Ok(addr_of(copy))));
+        let known = self.thin.range(from..).chain(self.torn.range(from..));
+        let mut all: Vec<_> =
+            copied.take(max).chain(known.map(|(&page, &hash)| (page, Err(hash)))).collect();
+        all.sort_unstable_by_key(|entry| entry.0);
+        all.truncate(max);
+        all.into_iter()
+            .map(|(page, hash)| (page, hash.map_or_else(|hash| hash, hash::at)))
+            .collect()
+    }
+
+    /// Bytes of all pages that were copied.
+    pub(crate) fn byte_count(&self) -> usize {
+        self.pages.len() * PAGE_LEN
     }
 
     /// Bytes of all pages.
-    pub(crate) fn byte_count(&self) -> usize {
-        self.pages.len() * PAGE_LEN
+    pub(crate) fn held_bytes(&self) -> usize {
+        (self.pages.len() + self.thin.len() + self.torn.len()) * PAGE_LEN
     }
 
     /// The word at `addr` as it was copied.
@@ -258,9 +328,10 @@ impl Base {
         Some(addr_of(*self.pages.get(&number_of(addr))?))
     }
 
-    /// Addresses of all pages, ascending.
+    /// Addresses of all pages.
     pub(crate) fn pages(&self) -> impl Iterator<Item = usize> + '_ {
-        self.pages.keys().map(|&page| addr_of(page))
+        let all = self.pages.keys().chain(self.thin.keys()).chain(self.torn.keys());
+        all.map(|&page| addr_of(page))
     }
 
     /// The pages that were shipped of `from..to`, as one run.
