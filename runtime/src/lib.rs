@@ -84,6 +84,7 @@ pub use task::pin::{PinGuard, pin_here};
 pub use task::safepoint::safepoint;
 pub use task::sleep::sleep;
 pub use task::spawn::{LocalHandle, Spawn, spawn, spawn_on, try_spawn};
+pub use task::wish::set_strategy;
 
 /// What the macros write names of. Not part of the interface.
 #[doc(hidden)]
@@ -91,6 +92,7 @@ pub mod __private {
     pub use linkme;
 
     pub use crate::builder::main;
+    pub use crate::cluster::wire_blank;
     pub use crate::entry::{
         Call, Decoder, ENTRIES, Encoder, Entry, EntryError, MainOptions, check_duplicates, lookup,
         run_entry,

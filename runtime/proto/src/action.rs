@@ -100,6 +100,8 @@ pub enum Fault {
     KeepCopyOnAbort,
     /// The home does not end parcels with what carries them (breaks rule 7 of the home).
     ForgetTies,
+    /// A target takes the pages that rounds have brought for those of the freeze (breaks rule 15). The driver's.
+    KeepOldPages,
 }
 
 /// One step's outlet: frames and actions in the order in which they were decided.

@@ -125,16 +125,13 @@ impl Suspects {
         void.iter().for_each(|word| {
             self.words.remove(word);
         });
-        for at in (0..len).step_by(8) {
-            // SAFETY: whole pages, copied or the frozen task's own.
-            let word = unsafe { ((copy + at) as *const usize).read() };
-            if word.wrapping_sub(LOWEST) < HIGHEST - LOWEST
-                && self.words.len() < Suspects::COUNT_MAX
-                && may_lead_out(own, word)
-            {
-                self.words.insert(addr + at);
+        let note = &mut |at, word| {
+            if self.words.len() < Suspects::COUNT_MAX && may_lead_out(own, word) {
+                self.words.insert(addr + (at - copy));
             }
-        }
+        };
+        // SAFETY: whole pages, copied or the frozen task's own.
+        unsafe { census::scan_words(copy, len, LOWEST, HIGHEST, note) };
     }
 
     /// Whether one of them lies in a live block of the frozen task, or there are too many to tell.
@@ -196,19 +193,22 @@ impl<'a> Trace<'a> {
 
     /// The first word in `range` that points to somebody else's live memory.
     fn find(&mut self, range: Range<usize>) -> Option<(usize, usize)> {
-        let mut at = range.start.next_multiple_of(8);
-        while at + 8 <= range.end {
-            // SAFETY: the range is the frozen task's memory, which the caller holds.
-            let word = unsafe { (at as *const usize).read() };
-            if word.wrapping_sub(LOWEST) < HIGHEST - LOWEST && self.leads_out(word) {
-                return Some((at, word));
+        let mut first = None;
+        let look = &mut |at, word| {
+            if first.is_none() && self.leads_out(word) {
+                first = Some((at, word));
             }
-            if self.sees_parcels && is_handle(word) {
-                return Some((at, word));
-            }
-            at += 8;
+        };
+        let len = range.end.saturating_sub(range.start);
+        // SAFETY: the range is the frozen task's memory, which the caller holds.
+        unsafe { census::scan_words(range.start, len, LOWEST, HIGHEST, look) };
+        if first.is_none() && self.sees_parcels {
+            let words = (range.start.next_multiple_of(8)..range.end & !7).step_by(8);
+            // SAFETY: as above.
+            let mut words = words.map(|at| (at, unsafe { (at as *const usize).read() }));
+            first = words.find(|&(_, word)| is_handle(word));
         }
-        None
+        first
     }
 
     /// The same in a block of the heap. Of a long one only the pages that were touched are read: the
@@ -292,7 +292,7 @@ fn is_node(word: usize) -> bool {
     census::is_node_memory(word).is_some()
 }
 
-/// Whether something is alive in a slot that is not the task's: remains, a local task on the stack that
+/// Whether something is alive in a slot that is not the task's: remains that are reached, a local task on the stack that
 /// it is, or a heap. Slots that rest, and those that workers keep warm, are in use and hold nothing.
 #[cold]
 fn is_live_elsewhere(slot: SlotId) -> bool {
@@ -300,7 +300,7 @@ fn is_live_elsewhere(slot: SlotId) -> bool {
     // Held so that no stack comes or goes: the first page of one is its guard.
     let stacks = stack::registry();
     if !pool.is_used(slot) {
-        return pool.is_kept(slot);
+        return pool.is_kept(slot) && !super::remains::shelf::has(slot);
     }
     if super::remains::is_copies(slot) || retire::is_resting(slot) {
         return false;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use migrt_proto::wire::{Answer, Ask, MoveRecord, Outcome, Refusal};
+use migrt_proto::wire::{self, Answer, Ask, MoveRecord, Outcome, Refusal};
 use migrt_proto::{EntryId, NodeId, TaskId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -15,7 +15,7 @@ use super::scrub;
 use crate::cluster::ask;
 use crate::entry::{self, Output};
 use crate::error::{Error, JoinError, Kind, Result};
-use crate::strategy::{self, Strategy};
+use crate::strategy::Strategy;
 
 /// What is known of a task: [`JoinHandle::info`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,22 +81,23 @@ impl<R> JoinHandle<R> {
     /// no live node or has no room.
     #[inline(always)]
     pub fn migrate(&self, target: NodeId) -> Result<()> {
-        self.migrate_by(target, strategy::default())
+        scrub::below::<{ scrub::DEEP }>();
+        self.ask_move(target, wire::Strategy::Usual)
     }
 
-    /// As [`migrate`](Self::migrate), by this strategy instead of the program's.
+    /// As [`migrate`](Self::migrate), by this strategy instead of the task's or the program's.
     ///
     /// # Errors
     /// As for [`migrate`](Self::migrate).
     #[inline(always)]
     pub fn migrate_by(&self, target: NodeId, strategy: Strategy) -> Result<()> {
         scrub::below::<{ scrub::DEEP }>();
-        self.ask_move(target, strategy)
+        self.ask_move(target, strategy.to_wire())
     }
 
     #[inline(never)]
-    fn ask_move(&self, target: NodeId, strategy: Strategy) -> Result<()> {
-        match ask::ask(self.task, Ask::Move { target, strategy: strategy.to_wire() }) {
+    fn ask_move(&self, target: NodeId, strategy: wire::Strategy) -> Result<()> {
+        match ask::ask(self.task, Ask::Move { target, strategy }) {
             Answer::Move(Ok(_)) => Ok(()),
             Answer::Move(Err(why)) => {
                 let goes_on = match why {

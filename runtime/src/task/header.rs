@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use migrt_iso::{SlotClass, SlotId};
 use migrt_proto::TaskId;
+use migrt_proto::wire::Strategy;
 
 use super::child::{Closure, Meeting};
 use super::coro::{Coro, StackBounds, Suspend, TaskYielder};
@@ -65,6 +66,8 @@ pub(crate) struct Header {
     pub(crate) cancel: Cell<bool>,
     /// Chaos mode moved it at the park of this wait already.
     pub(crate) chaos: Cell<bool>,
+    /// What it wants to be moved by.
+    pub(crate) strategy: Cell<Option<Strategy>>,
     pub(crate) moves: AtomicU32,
     /// CPU time used, in TSC ticks of the nodes it was on, as nanoseconds.
     pub(crate) cpu_ns: AtomicU64,

@@ -242,6 +242,7 @@ pub(super) fn prepare(slot: SlotId, id: TaskId, entry: &'static Entry) -> &'stat
             outcome: UnsafeCell::new(None),
             cancel: Cell::new(false),
             chaos: Cell::new(false),
+            strategy: Cell::new(None),
             moves: AtomicU32::new(0),
             cpu_ns: AtomicU64::new(0),
             adopted: Cell::new(ptr::null()),

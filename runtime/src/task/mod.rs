@@ -49,6 +49,7 @@ pub(crate) mod stack;
 pub(crate) mod state;
 pub(crate) mod time;
 mod unusual;
+pub(crate) mod wish;
 
 #[expect(unsafe_code, reason = "writes the process-wide canary and pointer guard")]
 pub(crate) mod cluster_secret;

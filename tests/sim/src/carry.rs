@@ -8,7 +8,7 @@ use migrt_proto::{
 use crate::{
     chaos::Trouble,
     event::Event,
-    process::{Local, Plan},
+    process::{Local, PAGES, Plan},
     world::World,
 };
 
@@ -109,7 +109,9 @@ impl World {
             Action::Serve { task, epoch, .. } => {
                 let local = process.tasks.remove(&task).expect("a frozen copy");
                 assert!(local.frozen, "{task} was served while it ran");
+                let had_rounds = local.plan.is_some_and(|plan| plan.stream.is_some());
                 process.serving.insert(task, (epoch, local));
+                self.report.mixed += u64::from(had_rounds);
                 self.report.lazy += 1;
                 self.at(slow, Event::Push { at, task, epoch });
             }
@@ -188,6 +190,7 @@ impl World {
             source: None,
             is_parcel: false,
             wants: None,
+            pages: [0; PAGES],
         };
         process.tasks.insert(task, local);
         self.runs(at, task, epoch, slot);

@@ -253,6 +253,12 @@ impl Core {
         self.pump(now);
     }
 
+    /// The shipment ordered by `Ship` cannot be, as its pages have shown. As [`ship_failed`](Self::ship_failed).
+    pub fn ship_refused(&mut self, now: Micros, task: TaskId, epoch: Epoch, why: Refusal) {
+        step!(self, now, handoff.try_failed(task, epoch, why));
+        self.pump(now);
+    }
+
     // The target of a move.
 
     /// A shipment from the live node `from` begins to arrive. `Ok`: install it, then `installed` or `install_failed`,
