@@ -230,7 +230,11 @@ fn trim(arena: &HeaderPrefix) {
 /// Nothing of the arena is alive: its slots go back. It is on no list.
 pub(super) fn give_up(arena: &HeaderPrefix) {
     empty(arena);
-    let slot = slot_of(arena);
+    give_up_slot(arena, slot_of(arena));
+}
+
+/// The own slot of an arena that is empty goes back.
+pub(super) fn give_up_slot(arena: &HeaderPrefix, slot: SlotId) {
     if arena.has_travelled() {
         arena.take_back(slot);
     } else {

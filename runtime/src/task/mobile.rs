@@ -405,6 +405,7 @@ pub(super) fn end(worker: &Worker, task: TaskRef) {
     adopted::forget_fds(header);
     header.drain_frees();
     adopted::sweep_all(header);
+    let is_parcel = header.is_parcel();
     let lives_on = adopted::is_in_use(&header.prefix) || header.adopted().next().is_some();
     if lives_on {
         // Before the header is forgotten: a census must see the heap as the task's or as remains.
@@ -419,16 +420,16 @@ pub(super) fn end(worker: &Worker, task: TaskRef) {
         unsafe { scrub::dead_stack(header.layout().stack_low(), header.root_sp.get()) };
         // SAFETY: the task has returned, nothing of its heap is alive.
         unsafe { header.prefix.destroy_arena() };
-        if header.is_parcel() && header.prefix.has_travelled() {
-            // Perhaps in the belly of another task.
-            header.prefix.take_back(slot);
+        if is_parcel {
+            // Perhaps it has travelled in the belly of another task. Whoever builds the next one may not
+            // be on this worker, so the slot is not kept here.
+            adopted::give_up_slot(&header.prefix, slot);
         } else if body.epoch.load(Ordering::Relaxed) > Epoch::FIRST.0 {
             retire::give_up(body.id, slot);
         } else {
             worker.mobile.keep_slot(slot);
         }
     }
-    let is_parcel = header.is_parcel();
     task.state.finish();
     crate::cluster::home::ended(body, result);
     if is_parcel {
