@@ -152,7 +152,7 @@ fn tour(moves: u64) -> Result<(), String> {
         "of the last: stop-copy {} pre-copy {} post-copy {}",
         methods[1], methods[2], methods[3]
     );
-    usage::compare(&before, &usage::measure()?)
+    usage::returned_to(&before)
 }
 
 fn main() -> ExitCode {
