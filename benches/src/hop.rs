@@ -68,6 +68,9 @@ pub struct Options {
     /// Which page is next.
     #[arg(long, default_value = "random")]
     pub pattern: Pattern,
+    /// Each hop is the first of a task of its own, to a node that knows nothing of it; with a strategy.
+    #[arg(long)]
+    pub fresh: bool,
 }
 
 /// What one traveller is to do.

@@ -15,6 +15,7 @@ mod load;
 mod log;
 mod method;
 mod mover;
+mod parcel;
 mod pattern;
 mod quic;
 mod random;
@@ -29,6 +30,7 @@ mod swarm;
 mod switch;
 mod time_line;
 mod veth;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -64,6 +66,10 @@ enum Experiment {
     Compare(compare::Options),
     /// A task that comes back: the second trip beside the first.
     Return(round_trip::Options),
+    /// A large map handed from task to task.
+    Parcel(parcel::Options),
+    /// The rate of the wire in bulk, beside one bare stream.
+    Wire(wire::Options),
     /// Many small tasks to another node at once.
     Swarm(swarm::Options),
     /// Spawn, run and join in batches of 1,000.
@@ -91,6 +97,8 @@ fn main() -> ExitCode {
         Experiment::Hop(options) => hop::run(options),
         Experiment::Compare(options) => compare::run(options),
         Experiment::Return(options) => round_trip::run(options),
+        Experiment::Parcel(options) => parcel::run(options),
+        Experiment::Wire(options) => wire::run(options),
         Experiment::Swarm(options) => swarm::run(options),
         Experiment::Spawn(options) => spawn::run(&options),
         Experiment::Switch(options) => switch::run(&options),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use migrt::{JoinHandle, MoveRecord, NodeId, Strategy};
+use migrt::{JoinHandle, Method, MoveRecord, NodeId, Strategy};
 
 use crate::clock::machine_ns;
 use crate::load::{Done, Load, Wish, ask, work};
@@ -12,8 +12,9 @@ type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 /// After a check, before what is measured next.
 const SETTLE: Duration = Duration::from_millis(20);
-/// How long pages may follow a task.
-const FOLLOW: Duration = Duration::from_millis(5);
+/// How often it is asked whether all pages that follow a task are there, and for how long at most.
+const FOLLOW: Duration = Duration::from_millis(2);
+const FOLLOW_MAX: Duration = Duration::from_secs(20);
 
 /// One move. Times are nanoseconds since the run began.
 #[derive(Clone, Debug)]
@@ -100,36 +101,40 @@ impl Mover {
         migrt::sleep(rest);
         let end = self.now();
         let target = NodeId(1 - self.at.0);
-        let cpu_before = cpu_us();
+        let (cpu_before, followed_before) = (cpu_us(), pages_followed());
         let ordered = self.now();
         if let Err(why) = self.task.migrate_by(target, strategy) {
             // It may have ended by a fault of its own, which says more.
             return Err(why.into());
         }
         let returned = self.now();
-        let cpu_us = cpu_us() - cpu_before;
         self.at = target;
         self.moves += 1;
         let record = self.last_move()?;
-        let over = returned.max(ordered + record.total_us * 1_000);
+        let mut over = returned.max(ordered + record.total_us * 1_000);
+        if record.method == Method::PostCopy && record.sent_pages > record.rest_pages {
+            over = self.followed(followed_before)?;
+        }
+        let cpu_us = cpu_us() - cpu_before;
+        let record = self.last_move()?;
         let byte_count = bytes_shipped() - bytes_before;
         Ok(Hop { rest: (begin, end), ordered, over, record, byte_count, cpu_us, moves: self.moves })
     }
 
-    /// The record of the last move, once nothing in it changes any more.
     fn last_move(&self) -> Result<MoveRecord, Fault> {
-        let read = || -> Result<MoveRecord, Fault> {
-            Ok(self.task.info()?.last_move.ok_or("the task has no record of its move")?)
-        };
-        let mut last = read()?;
-        loop {
-            migrt::sleep(FOLLOW);
-            let now = read()?;
-            if now == last {
-                return Ok(now);
+        Ok(self.task.info()?.last_move.ok_or("the task has no record of its move")?)
+    }
+
+    /// Waits until all pages that follow the task are there; when that was.
+    fn followed(&self, before: u64) -> Result<u64, Fault> {
+        let limit = self.now() + FOLLOW_MAX.as_nanos() as u64;
+        while pages_followed() == before {
+            if self.now() > limit {
+                return Err("pages that are to follow the task do not come".into());
             }
-            last = now;
+            migrt::sleep(FOLLOW);
         }
+        Ok(self.now())
     }
 
     /// Ends the task, which checks everything once more; what it did, over time.
@@ -138,6 +143,12 @@ impl Mover {
         let done = self.task.join()??;
         Ok((done, Progress::read()?))
     }
+}
+
+/// Pages that have followed tasks; of one task they are counted when all are there.
+fn pages_followed() -> u64 {
+    let nodes = migrt::cluster_metrics();
+    nodes.iter().map(|(_, metrics)| metrics.pages_pushed + metrics.pages_demanded).sum()
 }
 
 /// CPU time of all nodes, in microseconds.

@@ -7,6 +7,7 @@
 //! round over that rate, and the hand-off of `hop`. `slowdown` counts the pause in, `slowdown_rounds`
 //! ends at the freeze, `work_slowdown` is the time spent on one page.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::hop::Options;
@@ -24,6 +25,8 @@ const HOPS: u32 = 20;
 /// Hops before those that count.
 const WARM_HOPS: u32 = 2;
 const REST_MIN: Duration = Duration::from_millis(20);
+/// Single pages over the bare wire, after each hop.
+const PAGE_EXCHANGES: usize = 10;
 /// Rounds shorter than this say nothing about progress.
 const ROUNDS_MIN_NS: u64 = 2_000_000;
 
@@ -38,38 +41,69 @@ pub fn run(options: Options, method: Method) -> Outcome {
         since: 0,
     };
     let hops = options.hops.unwrap_or(HOPS).next_multiple_of(2);
-    let (hops, exchanges, progress) =
+    let fresh = options.fresh;
+    let mut measured = Measured::default();
+    let measured =
         migrt::Builder::new().workers(2).local_nodes(2).run(move || -> Result<_, Fault> {
-            let mut mover = Mover::start(load)?;
-            match measure(&mut mover, hops, strategy) {
-                Ok((hops, exchanges)) => {
-                    let (_, progress) = mover.finish()?;
-                    Ok((hops, exchanges, progress))
-                }
-                // The task's own word says more than that it could not be moved.
-                Err(why) => Err(mover.finish().err().unwrap_or(why)),
+            let mut wire = Wire::open()?;
+            let (tasks, hops) = if fresh { (hops + WARM_HOPS, 1) } else { (1, hops + WARM_HOPS) };
+            for _ in 0..tasks {
+                one_task(load, (hops, strategy), &mut wire, &mut measured)?;
             }
+            let nodes = migrt::cluster_metrics();
+            measured.faults = nodes.into_iter().flat_map(|node| node.1.faults_us).collect();
+            Ok(measured)
         })??;
     let title = format!(
-        "{} of a task with {} MiB: reads {}, writes {}, {:?}; contents right after every hop",
+        "{} of {} with {} MiB: reads {}, writes {}, {:?}; contents right after every hop",
         method.name(),
+        if fresh { "tasks that are new to the target," } else { "a task" },
         options.heap >> 20,
         options.read_rate,
         options.write_rate,
         options.pattern
     );
-    Ok(report(title, &hops, exchanges, &progress))
+    Ok(report(title, measured))
 }
 
-fn measure(
+/// What all hops came to.
+#[derive(Default)]
+struct Measured {
+    hops: Vec<(Hop, Arc<Progress>)>,
+    exchanges: Vec<f64>,
+    /// The bare wire with one page.
+    pages: Vec<f64>,
+    faults: Vec<u32>,
+}
+
+/// The hops of one task.
+fn one_task(
+    load: Load,
+    (count, strategy): (u32, migrt::Strategy),
+    wire: &mut Wire,
+    all: &mut Measured,
+) -> Result<(), Fault> {
+    let mut mover = Mover::start(load)?;
+    match hops(&mut mover, (count, strategy), wire, all) {
+        Ok(hops) => {
+            let progress = Arc::new(mover.finish()?.1);
+            all.hops.extend(hops.into_iter().map(|hop| (hop, progress.clone())));
+            Ok(())
+        }
+        // The task's own word says more than that it could not be moved.
+        Err(why) => Err(mover.finish().err().unwrap_or(why)),
+    }
+}
+
+fn hops(
     mover: &mut Mover,
-    count: u32,
-    strategy: migrt::Strategy,
-) -> Result<(Vec<Hop>, Vec<f64>), Fault> {
-    let mut wire = Wire::open()?;
-    let (mut hops, mut exchanges) = (Vec::new(), Vec::new());
+    (count, strategy): (u32, migrt::Strategy),
+    wire: &mut Wire,
+    all: &mut Measured,
+) -> Result<Vec<Hop>, Fault> {
+    let mut hops = Vec::new();
     let mut rest = REST_MIN;
-    for number in 0..count + WARM_HOPS {
+    for _ in 0..count {
         let hop = mover.hop(strategy, rest)?;
         rest = Duration::from_nanos(hop.over - hop.ordered).max(REST_MIN);
         mover.ask(Wish::Check)?;
@@ -77,13 +111,15 @@ fn measure(
         let payload = random_bytes(hop.byte_count as usize);
         wire.exchange(&payload)?;
         let took = wire.exchange(&payload)?;
-        mover.ask(Wish::GoOn)?;
-        if number >= WARM_HOPS {
-            hops.push(hop);
-            exchanges.push(took.as_nanos() as f64 / 1_000.0);
+        for _ in 0..PAGE_EXCHANGES {
+            let took = wire.exchange(&payload[..PAGE_LEN.min(payload.len())])?;
+            all.pages.push(took.as_nanos() as f64 / 1_000.0);
         }
+        mover.ask(Wish::GoOn)?;
+        hops.push(hop);
+        all.exchanges.push(took.as_nanos() as f64 / 1_000.0);
     }
-    Ok((hops, exchanges))
+    Ok(hops)
 }
 
 /// The share of its progress that a task lost, in percent.
@@ -101,13 +137,18 @@ pub fn work_loss(progress: &Progress, rest: (u64, u64), moving: (u64, u64)) -> O
     loss.is_finite().then_some(loss)
 }
 
-fn report(title: String, hops: &[Hop], exchanges: Vec<f64>, progress: &Progress) -> Report {
-    let of = |value: &dyn Fn(&Hop) -> f64| Sample::new(hops.iter().map(value).collect());
-    let some = |value: &dyn Fn(&Hop) -> Option<f64>| -> Option<Sample> {
-        let values: Vec<f64> = hops.iter().filter_map(value).collect();
+fn report(title: String, measured: Measured) -> Report {
+    let Measured { hops, exchanges, pages: page_trips, faults } = measured;
+    let warm = WARM_HOPS as usize;
+    let (hops, exchanges) = (&hops[warm..], exchanges[warm..].to_vec());
+    let of =
+        |value: &dyn Fn(&Hop) -> f64| Sample::new(hops.iter().map(|(hop, _)| value(hop)).collect());
+    let some = |value: &dyn Fn(&Hop, &Progress) -> Option<f64>| -> Option<Sample> {
+        let values: Vec<f64> =
+            hops.iter().filter_map(|(hop, progress)| value(hop, progress)).collect();
         (!values.is_empty()).then(|| Sample::new(values))
     };
-    let rounds_of = |hop: &Hop| {
+    let rounds_of = |hop: &Hop, progress: &Progress| {
         let freeze = hop.pause(progress)?.0;
         (freeze >= hop.ordered + ROUNDS_MIN_NS).then_some((hop.ordered, freeze))
     };
@@ -115,20 +156,23 @@ fn report(title: String, hops: &[Hop], exchanges: Vec<f64>, progress: &Progress)
     let pause = of(&|hop| hop.record.pause_us as f64);
     report.add("hop.pause_us_median", pause.median(), "us", pause.spread());
     report.add("hop.pause_us_p99", pause.quantile(0.99), "us", "");
-    let gap = some(&|hop| Some(progress.arrival(hop.moves)?.gap as f64 / 1e3));
+    let gap = some(&|hop, progress| Some(progress.arrival(hop.moves)?.gap as f64 / 1e3));
     if let Some(gap) = gap {
         report.add("hop.gap_us_median", gap.median(), "us", "the same, as the task itself saw it");
         report.add("hop.gap_us_p99", gap.quantile(0.99), "us", "");
     }
-    let stood = of(&|hop| hop.stood_us(progress));
-    report.add("hop.stood_us_median", stood.median(), "us", "the longer of both");
-    report.add("hop.stood_us_p99", stood.quantile(0.99), "us", "");
-    let stall = some(&|hop| {
-        let (from, to) = rounds_of(hop)?;
+    let stood = some(&|hop, progress| Some(hop.stood_us(progress)));
+    if let Some(stood) = stood {
+        report.add("hop.stood_us_median", stood.median(), "us", "the longer of both");
+        report.add("hop.stood_us_p99", stood.quantile(0.99), "us", "");
+    }
+    let stall = some(&|hop, progress| {
+        let (from, to) = rounds_of(hop, progress)?;
         Some(progress.longest_stall(from, to) as f64 / 1e3)
     });
-    let stall_at_rest = of(&|hop| progress.longest_stall(hop.rest.0, hop.rest.1) as f64 / 1e3);
-    if let Some(stall) = stall {
+    let stall_at_rest =
+        some(&|hop, progress| Some(progress.longest_stall(hop.rest.0, hop.rest.1) as f64 / 1e3));
+    if let (Some(stall), Some(stall_at_rest)) = (stall, stall_at_rest) {
         let at_rest =
             format!("without progress before the freeze; at rest {:.0}", stall_at_rest.median());
         report.add("hop.stall_us_median", stall.median(), "us", at_rest);
@@ -148,16 +192,16 @@ fn report(title: String, hops: &[Hop], exchanges: Vec<f64>, progress: &Progress)
     pages("hop.same_pages", &|hop| hop.record.same_pages as f64, "known there", &mut report);
     report.add("hop.faults", of(&|hop| hop.record.faults as f64).median(), "1", "");
     let slow = [
-        ("hop.slowdown", some(&|h| loss(progress, h.rest, (h.ordered, h.over)))),
-        ("hop.slowdown_rounds", some(&|h| loss(progress, h.rest, rounds_of(h)?))),
-        ("hop.work_slowdown", some(&|h| work_loss(progress, h.rest, rounds_of(h)?))),
+        ("hop.slowdown", some(&|h, p| loss(p, h.rest, (h.ordered, h.over)))),
+        ("hop.slowdown_rounds", some(&|h, p| loss(p, h.rest, rounds_of(h, p)?))),
+        ("hop.work_slowdown", some(&|h, p| work_loss(p, h.rest, rounds_of(h, p)?))),
     ];
     for (name, sample) in slow {
         if let Some(sample) = sample {
             report.add(name, sample.median(), "%", sample.spread());
         }
     }
-    let met = hops.iter().filter(|hop| hop.record.met_max_pause()).count();
+    let met = hops.iter().filter(|(hop, _)| hop.record.met_max_pause()).count();
     report.add("hop.met_max_pause", 100.0 * met as f64 / hops.len() as f64, "%", "of the hops");
     let bytes = of(&|hop| hop.byte_count as f64);
     report.add("hop.bytes_shipped", bytes.median(), "B", "");
@@ -167,7 +211,15 @@ fn report(title: String, hops: &[Hop], exchanges: Vec<f64>, progress: &Progress)
     report.add("hop.quic_us_median", exchanges.median(), "us", exchanges.spread());
     report.add("hop.move_over_quic", total.median() / exchanges.median(), "x", "of the medians");
     report.add("hop.pause_over_quic", pause.median() / exchanges.median(), "x", "of the medians");
-    if let Some(hop) = hops.last() {
+    if !faults.is_empty() {
+        let faults = Sample::new(faults.into_iter().map(f64::from).collect());
+        let page = Sample::new(page_trips).median();
+        report.add("hop.fault_us_median", faults.median(), "us", faults.spread());
+        report.add("hop.page_quic_us_median", page, "us", "one page over the bare stream");
+        let over = (faults.median() - 20.0) / page;
+        report.add("hop.fault_over_quic", over, "x", "less 20 us");
+    }
+    if let Some((hop, _)) = hops.last() {
         report.note(format!("{:?}, {}", hop.record.method, hop.record.why));
     }
     report

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::entry::MainOptions;
 use crate::error::Result;
 use crate::node;
+use crate::strategy::Strategy;
 
 /// Settings of the runtime, and its start.
 ///
@@ -21,6 +22,8 @@ use crate::node;
 pub struct Builder {
     workers: Option<usize>,
     local_nodes: u16,
+    move_rate: Option<u64>,
+    strategy: Option<Strategy>,
 }
 
 impl Builder {
@@ -37,6 +40,23 @@ impl Builder {
         self
     }
 
+    /// Bytes per second at most that each node sends of tasks that move, to all others together. Messages
+    /// between tasks and nodes, and pages that a task waits for, go first and whatever the limit says;
+    /// the latter count. A task that stands still for longer than ten seconds on its way goes on where it
+    /// was, so a limit has to let its pages pass in that time. 0 means no limit, which is the default. `MIGRT_MOVE_RATE` overrules it.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # fn work() {}
+    /// migrt::Builder::new().move_rate(50_000_000).run(work)?;
+    /// # Ok::<(), migrt::Error>(())
+    /// ```
+    #[must_use]
+    pub fn move_rate(mut self, bytes_per_s: u64) -> Builder {
+        self.move_rate = Some(bytes_per_s);
+        self
+    }
+
     /// Nodes of a cluster on this machine: this process is node 0 and starts the others as children,
     /// from this very program with the same arguments. They never reach `main`'s closure.
     ///
@@ -44,6 +64,14 @@ impl Builder {
     #[must_use]
     pub fn local_nodes(mut self, nodes: u16) -> Builder {
         self.local_nodes = nodes;
+        self
+    }
+
+    /// How tasks move that are asked to without a strategy of their own ([`crate::set_strategy`]): the
+    /// default is [`Strategy::Auto`]. `MIGRT_STRATEGY` overrules it.
+    #[must_use]
+    pub fn strategy(mut self, strategy: Strategy) -> Builder {
+        self.strategy = Some(strategy);
         self
     }
 
@@ -60,7 +88,7 @@ impl Builder {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let config = Config::from_env(self.workers)?;
+        let config = Config::from_env(self.workers, self.move_rate, self.strategy)?;
         node::run(config, self.local_nodes, main)
     }
 }

@@ -88,6 +88,7 @@ fn hello() -> Vec<u8> {
         entries: 4,
         node: NODE,
         incarnation: Incarnation(1 << 60),
+        can_fault: true,
     };
     encoded(hello, Hello::encode)
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use migrt_proto::transfer::{
-    Chunk, ChunkId, Fault, Missing, Page, PageSet, Push, PushLimits, Run, Waiter, Way,
+    Chunk, ChunkId, Fault, Missing, Page, PageSet, Push, PushLimits, Run, WARY, Waiter, Way,
 };
 use proptest::prelude::*;
 
@@ -374,6 +374,23 @@ fn a_page_in_a_younger_chunk_is_sent_past_the_older_ones() {
     assert_eq!((there.chunk, there.needless), (None, 1), "it crossed the acknowledgement");
     let foreign = push.demanded(Run::new(Page(100), 1000));
     assert_eq!((foreign.chunk, foreign.needless), (None, 1000), "not the task's");
+}
+
+#[test]
+fn as_long_as_demands_come_chunks_go_two_at_a_time() {
+    let mut push = Push::new(pages_of(&[(0, 1000)]), LIMITS);
+    let answer = push.demanded(Run::one(Page(500))).chunk.expect("unsent");
+    let mut older = push.next_chunk().expect("unsent");
+    for _ in 0..WARY {
+        let younger = push.next_chunk().expect("two may be on their way");
+        assert_eq!(push.next_chunk(), None, "a demand would wait for it");
+        push.acked(older.id);
+        older = younger;
+    }
+    push.acked(answer.id);
+    push.acked(older.id);
+    let chunks: Vec<Chunk> = core::iter::from_fn(|| push.next_chunk()).collect();
+    assert_eq!(chunks.len(), LIMITS.credit as usize, "nobody waits any more");
 }
 
 #[test]

@@ -9,8 +9,13 @@ use proptest::prelude::*;
 const PAGE_LEN: u64 = 4096;
 /// 100,000 pages per second: 10 us a page.
 const LINK: LinkRate = LinkRate { bytes_per_s: 100_000 * PAGE_LEN, fixed: Micros(200) };
-const LIMITS: Limits =
-    Limits { max_pause: Micros(3_000), max_rounds: 12, hold_back: true, page_len: 4096 };
+const LIMITS: Limits = Limits {
+    max_pause: Micros(3_000),
+    goal: Micros(3_000),
+    max_rounds: 12,
+    hold_back: true,
+    page_len: 4096,
+};
 
 fn pages(first: u64, count: u64) -> PageSet {
     [Run::new(Page(first), count)].into_iter().collect()
@@ -67,6 +72,21 @@ fn a_modest_writer_converges_with_the_pause_in_the_limit() {
     let rate = record.dirty_pages_per_s.expect("measured");
     assert!((2_000..=2_500).contains(&rate), "{rate}");
     assert!((LINK.bytes_per_s * 9 / 10..=LINK.bytes_per_s).contains(&record.bytes_per_s));
+}
+
+#[test]
+fn where_it_costs_little_the_rounds_go_on_to_a_shorter_pause() {
+    let modest =
+        |number: u64, took: Micros| pages((number * 7919) % 60_000, took.0 * 2_500 / 1_000_000);
+    let (rounds, why, _, pause) = drive(Limits { goal: Micros(400), ..LIMITS }, 65_536, modest);
+    assert_eq!(why, FreezeWhy::Converged);
+    assert!(pause <= Micros(400) && rounds.record().rounds.len() <= 3, "{:?}", rounds.record());
+    // The same pages again and again: they fit, and a second try would leave no less.
+    let steady = |number: u64, _| pages(1_000 * number, 100);
+    let (rounds, why, outstanding, _) =
+        drive(Limits { goal: Micros(400), ..LIMITS }, 65_536, steady);
+    assert_eq!((why, outstanding), (FreezeWhy::Converged, 100));
+    assert_eq!(rounds.record().rounds.len(), 2);
 }
 
 #[test]
@@ -167,9 +187,11 @@ proptest! {
     #[test]
     fn what_the_target_has_in_the_end_is_what_the_task_has(
         live in 0..3_000u64, hold_back in any::<bool>(), max_rounds in 0..8u32, max_pause in 0..10_000u64,
+        goal in 0..10_000u64,
         script in proptest::collection::vec(round(), 12),
     ) {
-        let limits = Limits { max_pause: Micros(max_pause), max_rounds, hold_back, page_len: 4096 };
+        let max_pause = Micros(max_pause);
+        let limits = Limits { max_pause, goal: Micros(goal), max_rounds, hold_back, page_len: 4096 };
         let mut rounds = Rounds::new(limits, LINK);
         // A page's value is the round of its last write; the target has what was sent.
         let mut task: std::collections::BTreeMap<u64, usize> = (0..live).map(|page| (page, 0)).collect();

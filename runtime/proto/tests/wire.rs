@@ -96,12 +96,13 @@ fn frames() -> Vec<Frame> {
     frames
 }
 
-fn strategies() -> [Strategy; 5] {
+fn strategies() -> [Strategy; 6] {
     [
         Strategy::StopCopy,
         Strategy::PreCopy { max_pause: Micros(3), max_rounds: 0, hold_back: true },
         Strategy::PreCopy { max_pause: PAUSE_MAX, max_rounds: ROUND_COUNT_MAX, hold_back: false },
         Strategy::PostCopy,
+        Strategy::Usual,
         Strategy::default(),
     ]
 }

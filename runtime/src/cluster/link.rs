@@ -13,15 +13,15 @@ use migrt_proto::{Core, LinkRefused, NodeId, Place};
 use super::Cluster;
 use crate::machine::{Cpu, Image};
 use crate::migrate::arrive::{Arrive, Discard};
-use crate::migrate::{follow, lacking, serve};
+use crate::migrate::{follow, found, have, lacking, serve};
 use crate::net::{BulkSink, Handler, LinkError};
 
 /// See the module.
 pub(super) struct Link {
     cluster: &'static Cluster,
     hello: Hello,
-    /// Who said hello on the links that are coming up.
-    greeted: Mutex<HashMap<u16, Place>>,
+    /// Who said hello on the links that are coming up, and whether it can serve missing pages.
+    greeted: Mutex<HashMap<u16, (Place, bool)>>,
     /// Why a process was refused whose node has another that lives.
     doubled: Mutex<String>,
     /// Node 0 has given what came during a pause the time to be read.
@@ -53,6 +53,7 @@ impl Link {
             entries: crate::entry::entries_hash(),
             node: place.node,
             incarnation: place.incarnation,
+            can_fault: crate::migrate::can_fault(),
         };
         Link {
             cluster,
@@ -93,12 +94,13 @@ impl Handler for Link {
             }
             text
         })?;
-        self.greeted.lock().unwrap().insert(place.node.0, place);
+        self.greeted.lock().unwrap().insert(place.node.0, (place, hello.can_fault));
         Ok(place.node.0)
     }
 
     fn peer_up(&self, peer: u16, addr: SocketAddr) {
-        let Some(place) = self.greeted.lock().unwrap().get(&peer).copied() else { return };
+        let greeted = self.greeted.lock().unwrap().get(&peer).copied();
+        let Some((place, can_fault)) = greeted else { return };
         let admitted = self.cluster.tell(|core, now| core.peer_up(now, place, &addr.to_string()));
         if let Err(refused) = admitted
             && let Some(net) = self.cluster.net.get()
@@ -106,6 +108,7 @@ impl Handler for Link {
             net.forget(peer, refused.to_string());
             return;
         }
+        self.cluster.note_can_follow(NodeId(peer), can_fault);
         self.cluster.link_up(NodeId(peer));
         serve::link_back(NodeId(peer));
         lacking::link_back(NodeId(peer));
@@ -116,6 +119,7 @@ impl Handler for Link {
         self.cluster.linked.lock().unwrap().remove(&NodeId(peer));
         serve::link_lost(NodeId(peer));
         lacking::link_lost(NodeId(peer));
+        have::link_lost(NodeId(peer));
         self.cluster.tell(|core, now| core.peer_down(now, NodeId(peer)));
     }
 
@@ -175,6 +179,15 @@ impl Handler for Link {
             Ok(StreamHead::Pages(frame @ (PageFrame::Ask(_) | PageFrame::Ack(_)))) => {
                 return follow::requests(from, frame).unwrap_or_else(|why| refuse(peer, &why));
             }
+            Ok(StreamHead::Pages(PageFrame::Want(want))) => return have::wanted(from, want),
+            Ok(StreamHead::Pages(PageFrame::Have(first))) => {
+                return have::answer(from, first).unwrap_or_else(|why| refuse(peer, &why));
+            }
+            Ok(StreamHead::Pages(PageFrame::Section(section)))
+                if section.kind == SectionKind::Found =>
+            {
+                return found::found(from, section).unwrap_or_else(|why| refuse(peer, &why));
+            }
             Ok(StreamHead::Pages(PageFrame::Section(section)))
                 if section.kind == SectionKind::Head =>
             {
@@ -187,6 +200,7 @@ impl Handler for Link {
                 .tell(|core, now| core.rounds_arriving(now, from, section.task, section.epoch))
                 .map_err(|e| e.to_string())
                 .map(|()| section),
+            Ok(StreamHead::Blank) => return follow::blank(),
             Err(why) => Err(why.to_string()),
         };
         let opened = opened.map(|section| Arrive::open(self.cluster, from, section));

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use migrt_proto::transfer::MissingCounts;
 use migrt_proto::wire::MoveRecord;
@@ -10,10 +11,13 @@ use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Reply, cluster};
+use crate::net::Net;
 use crate::task::current::{self, wait_until};
 
 /// Pauses kept per node.
 const PAUSES: usize = 65_536;
+/// Times of faults kept per node.
+const FAULTS: usize = 4_096;
 /// Records of moves kept per node.
 const MOVES: usize = 1024;
 const KIND_ASK: u16 = 1;
@@ -46,16 +50,45 @@ pub struct Metrics {
     pub tasks_ended: u64,
     /// Pages that tasks which came by post-copy touched before they were here, and that were asked for.
     pub demand_faults: u64,
+    /// Microseconds from touching such a page until the task went on, of the last 4,096.
+    pub faults_us: Vec<u32>,
     /// Pages that came after such tasks: by the push, and because they were asked for.
     pub pages_pushed: u64,
     /// As `pages_pushed`, for those that were asked for or came along with them.
     pub pages_demanded: u64,
     /// Pages that came twice.
     pub pages_doubled: u64,
+    /// Pages of tasks that came here which were not sent, because this node had kept them.
+    pub pages_same: u64,
+    /// Bytes of departed tasks' pages that this node keeps now.
+    pub bytes_kept: u64,
+    /// Bytes that left packed, since the link was slow: what they were before.
+    pub packed_from_bytes: u64,
+    /// And what was sent of them.
+    pub packed_to_bytes: u64,
 }
 
 /// The target has installed so many sections of the rounds of a task.
 const KIND_ROUND: u16 = 4;
+
+/// The last so many of some times.
+#[derive(Debug, Default)]
+struct Ring<const MAX: usize> {
+    kept: Vec<u32>,
+    /// The oldest one, once it is full.
+    next: usize,
+}
+
+impl<const MAX: usize> Ring<MAX> {
+    fn push(&mut self, value: u32) {
+        if self.kept.len() < MAX {
+            self.kept.push(value);
+        } else {
+            self.kept[self.next] = value;
+            self.next = (self.next + 1) % MAX;
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -69,7 +102,9 @@ pub(crate) struct Counters {
     pages_pushed: AtomicU64,
     pages_demanded: AtomicU64,
     pages_doubled: AtomicU64,
-    pauses_us: Mutex<(Vec<u32>, usize)>,
+    pages_same: AtomicU64,
+    pauses_us: Mutex<Ring<PAUSES>>,
+    faults_us: Mutex<Ring<FAULTS>>,
     moves: Mutex<VecDeque<MoveRecord>>,
 }
 
@@ -96,14 +131,14 @@ impl Counters {
         moves.push_back(record.clone());
         drop(moves);
         self.moves_in.fetch_add(1, Ordering::Relaxed);
-        let mut pauses = self.pauses_us.lock().unwrap();
-        let (kept, next) = &mut *pauses;
-        if kept.len() < PAUSES {
-            kept.push(pause_us);
-        } else {
-            kept[*next] = pause_us;
-            *next = (*next + 1) % PAUSES;
-        }
+        self.pages_same.fetch_add(record.same_pages, Ordering::Relaxed);
+        self.pauses_us.lock().unwrap().push(pause_us);
+    }
+
+    /// A task has waited for a missing page.
+    pub(crate) fn waited(&self, took: Duration) {
+        let took_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        self.faults_us.lock().unwrap().push(took_us);
     }
 
     /// All pages of a task that came by post-copy are here.
@@ -123,7 +158,7 @@ impl Counters {
         self.tasks_ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn read(&self) -> Metrics {
+    fn read(&self, packed: (u64, u64)) -> Metrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Metrics {
             moves_out: get(&self.moves_out),
@@ -131,14 +166,19 @@ impl Counters {
             moves_refused: get(&self.moves_refused),
             bytes_shipped: get(&self.bytes_shipped),
             pages_shipped: get(&self.pages_shipped),
-            pauses_us: self.pauses_us.lock().unwrap().0.clone(),
+            pauses_us: self.pauses_us.lock().unwrap().kept.clone(),
             moves: self.moves.lock().unwrap().iter().cloned().collect(),
             cpu_us: process_cpu_us(),
             tasks_ended: get(&self.tasks_ended),
             demand_faults: get(&self.demand_faults),
+            faults_us: self.faults_us.lock().unwrap().kept.clone(),
             pages_pushed: get(&self.pages_pushed),
             pages_demanded: get(&self.pages_demanded),
             pages_doubled: get(&self.pages_doubled),
+            pages_same: get(&self.pages_same),
+            bytes_kept: crate::migrate::remains::shelf::byte_count(),
+            packed_from_bytes: packed.0,
+            packed_to_bytes: packed.1,
         }
     }
 }
@@ -151,7 +191,7 @@ fn process_cpu_us() -> u64 {
 /// The counts of this node.
 #[must_use]
 pub fn metrics() -> Metrics {
-    current::on_worker(|_| current::to_callers_heap(&cluster().metrics.read()))
+    current::on_worker(|_| current::to_callers_heap(&cluster().read_metrics()))
 }
 
 /// The counts of all live nodes, this one included, by node. A node that dies meanwhile is left out.
@@ -163,7 +203,7 @@ pub fn cluster_metrics() -> Vec<(NodeId, Metrics)> {
         let found = wait_until(|waker| {
             let cluster = cluster();
             if node == cluster.me() {
-                return Some(Some(current::to_callers_heap(&cluster.metrics.read())));
+                return Some(Some(current::to_callers_heap(&cluster.read_metrics())));
             }
             let reply =
                 cluster.poll_reply(&mut question, waker, Some(node), |core, now, token| {
@@ -180,26 +220,37 @@ pub fn cluster_metrics() -> Vec<(NodeId, Metrics)> {
 }
 
 impl Cluster {
-    /// A message between runtimes.
-    /// Tells the source of an arriving task how many sections of its rounds are here.
+    fn read_metrics(&self) -> Metrics {
+        self.metrics.read(self.net.get().map_or((0, 0), Net::packed))
+    }
+
+    /// Tells the source of an arriving task how many sections of its rounds are here, and whether pages
+    /// may follow it.
     pub(crate) fn tell_round(
         &'static self,
         source: NodeId,
-        task: TaskId,
-        epoch: Epoch,
+        (task, epoch): (TaskId, Epoch),
         sections: u32,
+        can_follow: bool,
     ) {
-        let bytes = postcard::to_stdvec(&(task, epoch, sections)).expect("plain numbers encode");
+        let notice = (task, epoch, sections, can_follow);
+        let bytes = postcard::to_stdvec(&notice).expect("plain numbers encode");
         self.tell(|core, now| core.send_custom(now, source, KIND_ROUND, bytes));
     }
 
-    fn round_installed(&self, from: NodeId, task: TaskId, epoch: Epoch, sections: u32) {
+    fn round_installed(
+        &self,
+        from: NodeId,
+        (task, epoch): (TaskId, Epoch),
+        sections: u32,
+        can_follow: bool,
+    ) {
         let record = self.resident(task);
         let body = record.as_ref().and_then(|record| record.mobile());
         if let Some(copying) = body.and_then(|body| body.any_journey()?.copying.clone())
             && (copying.target, copying.epoch) == (from, epoch)
         {
-            copying.installed(sections);
+            copying.installed(sections, can_follow);
         }
     }
 
@@ -207,7 +258,7 @@ impl Cluster {
         match (kind, bytes.split_first_chunk::<8>()) {
             (KIND_ASK, Some((token, _))) => {
                 let mut reply = token.to_vec();
-                let metrics = self.metrics.read();
+                let metrics = self.read_metrics();
                 reply.extend(postcard::to_stdvec(&metrics).expect("plain numbers encode"));
                 self.tell(|core, now| core.send_custom(now, from, KIND_REPLY, reply));
             }
@@ -218,9 +269,12 @@ impl Cluster {
                 }
             }
             (KIND_ROUND, _) => {
-                let Ok((task, epoch, sections)) = postcard::from_bytes(bytes) else { return };
-                self.round_installed(from, task, epoch, sections);
+                let Ok((task, epoch, sections, can_follow)) = postcard::from_bytes(bytes) else {
+                    return;
+                };
+                self.round_installed(from, (task, epoch), sections, can_follow);
             }
+            (super::hot::KIND_HOT, _) => self.hot_told(from, bytes),
             (KIND_MESHED, _) => {
                 self.meshed.lock().unwrap().insert(from);
             }

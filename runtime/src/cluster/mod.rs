@@ -6,13 +6,15 @@
 //! something again.
 //!
 //! [`driver`] carries out, [`link`] is what the wire calls, [`ask`] what handles call, [`home`] what
-//! the end of a task calls, [`metrics`] counts.
+//! the end of a task calls, [`metrics`] counts, [`hot`] knows what tasks touch first.
 
 pub(crate) mod ask;
 mod driver;
 pub(crate) mod home;
+mod hot;
 mod link;
 pub(crate) mod metrics;
+mod parcels;
 mod residents;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -24,14 +26,14 @@ use std::time::{Duration, Instant};
 
 use migrt_iso::SlotId;
 use migrt_proto::transfer::LinkRate;
-use migrt_proto::wire::{Answer, Outcome};
+use migrt_proto::wire::{Answer, Outcome, StreamHead};
 use migrt_proto::{Action, Core, Epoch, Incarnation, Micros, NodeId, Place, TaskId, Token};
 
 use self::residents::Residents;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::migrate::arrive::Arrival;
-use crate::net::{BulkFeed, Identity, Net, NetConfig, Part};
+use crate::net::{BulkFeed, Hurry, Identity, Net, NetConfig, Part};
 use crate::task::join::Waker;
 use crate::task::record::TaskRef;
 
@@ -86,6 +88,9 @@ pub(crate) struct Cluster {
     /// more than one.
     unsettled: Mutex<BTreeMap<(TaskId, Epoch), Vec<SlotId>>>,
     rates: Mutex<HashMap<NodeId, LinkRate>>,
+    /// The nodes that can serve faults on missing pages, by their hellos.
+    can_follow: Mutex<BTreeSet<NodeId>>,
+    hot: hot::Profiles,
     waits: Mutex<HashMap<Token, Wait>>,
     token: AtomicU64,
     pub(crate) metrics: metrics::Counters,
@@ -123,6 +128,8 @@ impl Cluster {
             arrivals: Mutex::new(HashMap::new()),
             unsettled: Mutex::default(),
             rates: Mutex::new(HashMap::new()),
+            can_follow: Mutex::default(),
+            hot: hot::Profiles::default(),
             waits: Mutex::new(HashMap::new()),
             token: AtomicU64::new(1),
             metrics: metrics::Counters::default(),
@@ -213,6 +220,7 @@ impl Cluster {
         let cluster_id = identity.cluster_id();
         let mut net_config = NetConfig::new(identity);
         net_config.bind = config.bind;
+        net_config.bulk_limit = config.move_rate;
         let handler = Arc::new(link::Link::new(self, cluster_id));
         let net = Net::start(net_config, handler).map_err(|e| failed(&e))?;
         let _ = self.net.set(net.clone());
@@ -272,6 +280,9 @@ impl Cluster {
         if let Some(copying) = body.and_then(|body| body.any_journey()?.copying.clone()) {
             copying.watch.forget(slot);
         }
+        if let Some(known) = body.and_then(|body| body.any_journey()?.known.clone()) {
+            known.forget(slot);
+        }
     }
 
     pub(crate) fn resident(&self, task: TaskId) -> Option<TaskRef> {
@@ -321,6 +332,23 @@ impl Cluster {
         Some(self.net.get()?.open_bulk_at(to.0, header, 1, Box::new(done)))
     }
 
+    /// Sends bytes to `to` that are thrown away there; how long it took until all had been acknowledged.
+    fn send_blank(&self, to: NodeId, bytes: Vec<u8>) -> std::result::Result<Duration, String> {
+        let mut head = Vec::new();
+        StreamHead::Blank.encode(&mut head);
+        let (sender, done) = std::sync::mpsc::sync_channel(1);
+        let since = Instant::now();
+        let part = Part::Lent(bytes.into());
+        self.send_bulk(to, head, vec![part], move |result| _ = sender.send(result));
+        let result = done.recv().unwrap_or_else(|_| Err("the wire was closed".to_owned()));
+        result.map(|()| since.elapsed())
+    }
+
+    /// Answers of a hand-off are due at once: see [`Net::hurry`].
+    pub(crate) fn hurry(&self) -> Option<Hurry> {
+        Some(self.net.get()?.hurry())
+    }
+
     /// Does `deed` on the net thread, soon; not at all if this node is alone.
     pub(crate) fn soon(&self, deed: impl FnOnce() + Send + 'static) {
         if let Some(net) = self.net.get() {
@@ -344,6 +372,20 @@ impl Cluster {
         self.rates.lock().unwrap().get(&node).copied().unwrap_or(UNKNOWN)
     }
 
+    /// Whether pages may follow a task there: it can serve faults on missing ones.
+    pub(crate) fn can_follow(&self, node: NodeId) -> bool {
+        self.can_follow.lock().unwrap().contains(&node)
+    }
+
+    /// By its hello.
+    fn note_can_follow(&self, node: NodeId, can_fault: bool) {
+        let mut can_follow = self.can_follow.lock().unwrap();
+        match can_fault {
+            true => can_follow.insert(node),
+            false => can_follow.remove(&node),
+        };
+    }
+
     /// Pages got there at this rate.
     pub(crate) fn note_rate(&self, node: NodeId, rate: LinkRate) {
         self.rates.lock().unwrap().insert(node, rate);
@@ -358,6 +400,10 @@ impl Cluster {
 
     pub(crate) fn expect_arrival(&self, task: TaskId, epoch: Epoch, arrival: Arc<Arrival>) {
         self.arrivals.lock().unwrap().insert((task, epoch), arrival);
+    }
+
+    pub(crate) fn arrival(&self, task: TaskId, epoch: Epoch) -> Option<Arc<Arrival>> {
+        self.arrivals.lock().unwrap().get(&(task, epoch)).cloned()
     }
 
     pub(crate) fn forget_arrival(&self, task: TaskId, epoch: Epoch) {
@@ -406,6 +452,16 @@ impl Cluster {
         let end = self.end.1.wait_while(end, over).unwrap();
         end.expect("waited for")
     }
+}
+
+/// For the bench: sends bytes to a node, which throws them away, over the wire that tasks take. Holds up
+/// the calling worker.
+///
+/// # Errors
+/// There is no link.
+#[doc(hidden)]
+pub fn wire_blank(to: NodeId, bytes: Vec<u8>) -> std::result::Result<Duration, String> {
+    cluster().send_blank(to, bytes)
 }
 
 /// The cluster as this node sees it.

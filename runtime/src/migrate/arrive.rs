@@ -14,18 +14,17 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
-use migrt_iso::missing::MissingSupport;
+use migrt_iso::SlotId;
 use migrt_proto::transfer::{PageFrame, Section, SectionKind};
 use migrt_proto::wire::{Refusal, ShipSlot};
 use migrt_proto::{EntryId, Epoch, NodeId, SlotRef, TaskId};
 
-use super::Manifest;
 use super::copy::Copy;
 use super::follow::{Chunks, Frames};
 use super::installer::{self, Installer};
 use super::lacking::Lacking;
 use super::pages::pages_of;
-use super::remains;
+use super::{Manifest, check, known};
 use crate::cluster::Cluster;
 use crate::exec::door;
 use crate::net::BulkSink;
@@ -38,15 +37,15 @@ use crate::task::tls::TlsLayout;
 /// A copy that is being installed, or waits for its commit.
 #[derive(Debug)]
 pub(crate) struct Arrival {
-    task: TaskId,
-    from: NodeId,
+    pub(super) task: TaskId,
+    pub(super) from: NodeId,
     /// What came with its last pages, and when these began to come.
     last: OnceLock<(Manifest, Instant)>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     Here(Box<Copy>),
     Gone,
 }
@@ -76,6 +75,25 @@ impl Arrival {
         Ok(())
     }
 
+    /// All pages have come: do they fit over what the task left here?
+    pub(super) fn fit(&self) -> Result<(), Refusal> {
+        let mut state = self.state.lock().unwrap();
+        let State::Here(copy) = &mut *state else { return Ok(()) };
+        if let Some(merge) = &mut copy.merge {
+            merge.finish().map_err(|why| Refusal::Other { why })?;
+        }
+        check::arrived(copy, &self.last.get().expect("all has come").0);
+        Ok(())
+    }
+
+    /// It cannot be: the source hears why.
+    pub(super) fn fail(&self, cluster: &'static Cluster, epoch: Epoch, why: Refusal) {
+        let task = self.task;
+        cluster.forget_arrival(task, epoch);
+        self.discard();
+        cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
+    }
+
     /// The commit has come: the task is this node's, in `epoch`.
     pub(crate) fn thaw(&self, epoch: Epoch) -> TaskRef {
         let state = std::mem::replace(&mut *self.state.lock().unwrap(), State::Gone);
@@ -102,6 +120,7 @@ impl Arrival {
         let cluster = crate::cluster::cluster();
         let ends = (self.task, self.from, cluster.me());
         let mut report = manifest.report.clone();
+        report.lost(copy.lost_count);
         if copy.lacking.as_ref().is_some_and(|lacking| lacking.is_eager()) {
             report.waits_for_all();
         }
@@ -127,6 +146,7 @@ impl Arrival {
         if let (Some(lacking), Some(body)) = (copy.lacking, record.mobile()) {
             lacking.thawed(&record, body);
         }
+        known::arrived(&record, manifest, self.from);
         record
     }
 }
@@ -167,13 +187,14 @@ impl Arrive {
     /// A stream begins with this section.
     pub(crate) fn open(cluster: &'static Cluster, from: NodeId, section: Section) -> Arrive {
         let (task, epoch) = (section.task, section.epoch);
-        let mut copy = Copy { kept: remains::take(task), ..Copy::default() };
+        let name = manifest_of(&section).ok().and_then(|manifest| manifest.remains).unwrap_or(task);
+        let mut copy = Copy::of(name);
         let last = OnceLock::new();
         let incoming = check_entry(&section, &mut copy)
-            .and_then(|()| begin(&mut copy, &section, (task, epoch), &last))
+            .and_then(|()| begin(cluster, &mut copy, &section, (task, epoch), &last))
             .and_then(|incoming| match section.kind {
                 SectionKind::Head => {
-                    begin_lazy(cluster, (task, epoch, from), &mut copy, &last, incoming)
+                    begin_lazy(cluster, (&section, from), &mut copy, &last, incoming)
                 }
                 _ => Ok(incoming),
             });
@@ -183,6 +204,7 @@ impl Arrive {
         let arrival =
             Arc::new(Arrival { task, from, last, state: Mutex::new(State::Here(Box::new(copy))) });
         let mut arrive = Arrive { cluster, arrival, epoch, incoming };
+        let can_follow = arrive.can_follow();
         match &arrive.incoming {
             Ok(_) => cluster.expect_arrival(task, epoch, arrive.arrival.clone()),
             Err(why) => {
@@ -192,17 +214,9 @@ impl Arrive {
             }
         }
         if arrive.incoming.as_ref().is_ok_and(|incoming| incoming.sections > 0) {
-            arrive.tell_installed();
+            arrive.tell_installed(can_follow);
         }
         arrive
-    }
-
-    /// All pages have come: do they fit over what the task left here?
-    fn fit(&mut self) -> Result<(), Refusal> {
-        let mut state = self.arrival.state.lock().unwrap();
-        let State::Here(copy) = &mut *state else { return Ok(()) };
-        let Some(merge) = &mut copy.merge else { return Ok(()) };
-        merge.finish().map_err(|why| Refusal::Other { why })
     }
 
     /// Installs bytes, and takes the heads between them; tells the source of rounds that are all there.
@@ -233,28 +247,38 @@ impl Arrive {
                     return Err("no section where one is to be".to_owned());
                 };
                 let of = (self.arrival.task, self.epoch);
+                let last = &self.arrival.last;
+                let mut next = begin(self.cluster, copy, &section, of, last)?;
                 if section.kind == SectionKind::Head {
-                    return Err("a head of post-copy after rounds".to_owned());
+                    let whence = (&section, self.arrival.from);
+                    next = begin_lazy(self.cluster, whence, copy, last, next)?;
                 }
-                let sections = incoming.sections;
-                *incoming = begin(copy, &section, of, &self.arrival.last)?;
                 // One without pages is there at once.
-                incoming.sections += sections;
+                next.sections += incoming.sections;
+                *incoming = next;
             }
         }
-        let has_round = incoming.sections > sections_before;
+        let (has_round, can_follow) = (incoming.sections > sections_before, copy.can_follow());
         drop(state);
         if has_round {
-            self.tell_installed();
+            self.tell_installed(can_follow);
         }
         Ok(bytes)
     }
 
-    /// Tells the source how many sections of rounds are installed.
-    fn tell_installed(&self) {
+    fn can_follow(&self) -> bool {
+        match &*self.arrival.state.lock().unwrap() {
+            State::Here(copy) => copy.can_follow(),
+            State::Gone => false,
+        }
+    }
+
+    /// Tells the source how many sections of rounds are installed, and whether what they leave may
+    /// follow.
+    fn tell_installed(&self, can_follow: bool) {
         let Ok(incoming) = &self.incoming else { return };
-        let (task, epoch) = (self.arrival.task, self.epoch);
-        self.cluster.tell_round(self.arrival.from, task, epoch, incoming.sections);
+        let of = (self.arrival.task, self.epoch);
+        self.cluster.tell_round(self.arrival.from, of, incoming.sections, can_follow);
     }
 
     /// Post-copy, behind the head: chunks.
@@ -270,8 +294,12 @@ impl Arrive {
             if matches!(*state, State::Gone) {
                 return Ok(());
             }
+            if let State::Here(copy) = &*state {
+                check::arrived(copy, &self.arrival.last.get().expect("a head is the last").0);
+            }
             lazy.lacking.register();
             drop(state);
+            lazy.lacking.call_lost();
             if !lazy.lacking.is_eager() {
                 lazy.is_ready = true;
                 crate::fail::point("target.installed");
@@ -283,6 +311,7 @@ impl Arrive {
         let Lazy { lacking, chunks, is_ready, has_called } = lazy;
         if lacking.is_eager() && !std::mem::replace(has_called, true) {
             lacking.call();
+            lacking.call_lost();
         }
         if !lacking.is_eager() {
             return chunks.take(bytes, &mut |section, pages| lacking.arrived(section, pages));
@@ -292,7 +321,7 @@ impl Arrive {
         if !*is_ready && lacking.is_whole() {
             *is_ready = true;
             crate::fail::point("target.installed");
-            if let Err(why) = self.fit() {
+            if let Err(why) = self.arrival.fit() {
                 self.fail(why);
                 return Ok(());
             }
@@ -313,11 +342,8 @@ impl Arrive {
 
     /// The stream cannot go on: the source hears why, unless it knows already.
     fn fail(&mut self, why: Refusal) {
-        let (task, epoch) = (self.arrival.task, self.epoch);
         self.incoming = Err(String::new());
-        self.cluster.forget_arrival(task, epoch);
-        self.arrival.discard();
-        self.cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
+        self.arrival.fail(self.cluster, self.epoch, why);
     }
 }
 
@@ -343,6 +369,7 @@ fn manifest_of(section: &Section) -> Result<Manifest, String> {
 
 /// A section begins: its slots are taken, what it says is zero is cleared.
 fn begin(
+    cluster: &'static Cluster,
     copy: &mut Copy,
     section: &Section,
     of: (TaskId, Epoch),
@@ -360,6 +387,7 @@ fn begin(
     let is_last = match section.kind {
         SectionKind::Round { .. } => {
             crate::fail::point("target.round");
+            copy.announce(cluster, section)?;
             false
         }
         SectionKind::Rest | SectionKind::Head => true,
@@ -372,7 +400,16 @@ fn begin(
         }
         installer::clear(task_slot, &section.zero, copy.merge.as_mut())?;
         copy.drop_others(section);
-        let _ = last.set((manifest_of(section)?, since));
+        let manifest = manifest_of(section)?;
+        // Checks that they lie where pages of the task can lie.
+        drop(Installer::new(task_slot, &manifest.same)?);
+        let is_ours = |item: &ShipSlot| copy.slots.iter().any(|slot| slot.raw() == item.slot.0);
+        if !manifest.same.iter().all(is_ours) {
+            return Err("a section takes pages of another task for kept".to_owned());
+        }
+        let same = pages_of(&manifest.same).ok_or("kept pages that are none")?;
+        copy.keep(same, manifest.same_hash);
+        let _ = last.set((manifest, since));
     }
     let installer = Installer::new(task_slot, &section.slots)?;
     let sections = u32::from(!is_last && installer.is_complete());
@@ -382,23 +419,28 @@ fn begin(
 /// A head begins: what follows it.
 fn begin_lazy(
     cluster: &'static Cluster,
-    of: (TaskId, Epoch, NodeId),
+    (section, from): (&Section, NodeId),
     copy: &mut Copy,
     last: &OnceLock<(Manifest, Instant)>,
     mut incoming: Incoming,
 ) -> Result<Incoming, String> {
     let manifest = &last.get().expect("a head is the last section").0;
-    let task_slot = copy.slots.first().map(|slot| SlotRef(slot.raw()));
-    // Checks that they lie where pages of the task can lie.
-    drop(Installer::new(task_slot, &manifest.missing)?);
-    let is_ours = |item: &ShipSlot| copy.slots.iter().any(|slot| slot.raw() == item.slot.0);
-    if !manifest.missing.iter().all(is_ours) {
-        return Err("a head names missing pages of another task".to_owned());
+    let mut missing = copy.missing(section, &manifest.missing)?;
+    if missing.len() != manifest.missing_count {
+        // One that neither side sends would be waited for without end.
+        let (here, there) = (missing.len(), manifest.missing_count);
+        return Err(format!("{here} pages are missing here, and {there} by its source's count"));
     }
-    let missing = pages_of(&manifest.missing).ok_or("missing pages that are none")?;
-    let can_fault = matches!(migrt_iso::missing::probe(), MissingSupport::Signals { .. });
-    let is_eager = copy.merge.is_some() || !can_fault;
-    let lacking = Lacking::new(cluster, of, copy.slots.clone(), missing, is_eager);
+    // Rule 3 of `transfer::delta`.
+    let lost = std::mem::take(&mut copy.lost);
+    missing.add_all(&lost);
+    let of = (section.task, section.epoch, from);
+    // Records of its heaps may be among what is lost, and threads read these that cannot wait.
+    let is_eager = !copy.can_follow() || !lost.is_empty();
+    // In the order of the source, which profiles count in.
+    let slots = section.slots.iter().filter_map(|item| SlotId::from_raw(item.slot.0)).collect();
+    let entry = EntryId(manifest.entry);
+    let lacking = Lacking::new(cluster, of, (entry, slots), (missing, lost), is_eager);
     copy.lacking = Some(lacking.clone());
     incoming.lazy =
         Some(Lazy { lacking, chunks: Chunks::default(), is_ready: false, has_called: false });
@@ -428,19 +470,13 @@ impl BulkSink for Arrive {
             Ok(Incoming { lazy: None, is_last: true, installer, .. })
                 if complete && installer.is_complete() =>
             {
-                self.fit().err()
+                return self.arrival.streamed(self.cluster, self.epoch);
             }
             Ok(_) => Some(Refusal::ShipFailed { why: "the stream ended too early".to_owned() }),
         };
-        crate::fail::point("target.installed");
-        match failed {
-            None => {
-                let (task, epoch) = (self.arrival.task, self.epoch);
-                self.cluster.tell(|core, now| core.installed(now, task, epoch));
-            }
-            Some(why) => self.fail(why),
+        if let Some(why) = failed {
+            self.fail(why);
         }
-        crate::fail::point("target.ready");
     }
 }
 

@@ -10,6 +10,7 @@ use migrt_proto::NodeId;
 use crate::cluster::cluster;
 use crate::task::body::MobileBody;
 use crate::task::coro::Suspend;
+use crate::task::wish;
 
 /// Whether the mode is on.
 #[inline]
@@ -37,9 +38,7 @@ pub(crate) fn suspended(body: &MobileBody, why: Suspend) -> Suspend {
     if let Some(next) = next_node(&cluster.members(), cluster.me()) {
         // Refused while another move is under way, which is as good.
         if cluster
-            .tell(|core, now| {
-                core.order(now, body.id, next, crate::strategy::of_oneself().to_wire())
-            })
+            .tell(|core, now| core.order(now, body.id, next, wish::of_oneself(header)))
             .is_ok()
         {
             return Suspend::Park;

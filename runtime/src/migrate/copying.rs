@@ -17,17 +17,18 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use migrt_iso::PAGE_LEN;
-use migrt_proto::transfer::{Limits, Rounds, Step};
+use migrt_proto::transfer::{self, AutoInput, Limits, Rounds, RoundsRecord, Step};
 use migrt_proto::{Epoch, NodeId};
 
-use super::Manifest;
 use super::remains::{Base, Parts, addr_of};
 use super::rounds::{Checkpoint, Work};
-use super::watch::Watch;
+use super::watch::{self, Watch};
+use super::{Manifest, check};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::exec::door;
 use crate::fail;
+use crate::net::Hurry;
 use crate::task::body::MobileBody;
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
@@ -48,9 +49,9 @@ fn lingering() -> MutexGuard<'static, Vec<Arc<Copying>>> {
 pub(crate) struct Copying {
     pub(crate) target: NodeId,
     pub(crate) epoch: Epoch,
-    /// Why pages go in rounds, for the record.
-    why: String,
-    pub(crate) watch: Watch,
+    /// Set if what the rounds leave may follow the task.
+    auto: Option<AutoInput>,
+    pub(crate) watch: Arc<Watch>,
     state: Mutex<State>,
     news: Condvar,
     /// The mover's, and after it the last shipment's.
@@ -63,6 +64,12 @@ struct State {
     stop: Option<Checkpoint>,
     /// Sections that the target has installed.
     installed: u32,
+    /// The target has said that pages may follow the task.
+    can_follow: bool,
+    /// Pages follow it: decided at the freeze.
+    is_lazy: bool,
+    /// When the last pages are on their way: what the target answers is due at once.
+    hurry: Option<Hurry>,
     /// The rounds are over and the task is to be frozen.
     is_last: bool,
     /// Nothing is to be done any more: called off, ended, or shipped.
@@ -76,24 +83,29 @@ impl Copying {
         cluster: &'static Cluster,
         task: &TaskRef,
         to: (NodeId, Epoch),
-        limits: Limits,
-        why: String,
+        (limits, auto): (Limits, Option<AutoInput>),
         first: Checkpoint,
     ) -> bool {
-        let copying = Arc::new(Copying {
-            target: to.0,
-            epoch: to.1,
-            why,
-            watch: Watch::default(),
-            state: Mutex::default(),
-            news: Condvar::new(),
-            work: Mutex::new(Work::new(Rounds::new(limits, cluster.link_rate(to.0)))),
-        });
         // The task may have been here just now, and have come back.
         for other in std::mem::take(&mut *lingering()) {
             other.watch.close();
         }
+        watch::end_lingering();
         let body = task.mobile().expect("only mobile tasks move");
+        let mut journey = body.journey();
+        let (offer, known) = (journey.offer.clone(), journey.known.take());
+        drop(journey);
+        let watch = known.as_ref().and_then(|known| known.hand_over()).unwrap_or_default();
+        let rounds = Rounds::new(limits, cluster.link_rate(to.0));
+        let copying = Arc::new(Copying {
+            target: to.0,
+            epoch: to.1,
+            auto,
+            watch,
+            state: Mutex::default(),
+            news: Condvar::new(),
+            work: Mutex::new(Work::new(rounds, offer, known)),
+        });
         // Before the thread: the target's answers look for it there.
         body.journey().copying = Some(copying.clone());
         let task = task.clone();
@@ -110,7 +122,7 @@ impl Copying {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&self) -> MutexGuard<'_, Work> {
+    pub(super) fn work(&self) -> MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -125,9 +137,11 @@ impl Copying {
         true
     }
 
-    /// The target has installed so many sections.
-    pub(crate) fn installed(&self, sections: u32) {
-        self.state().installed = sections;
+    /// The target has installed so many sections, and says whether pages may follow the task.
+    pub(crate) fn installed(&self, sections: u32, can_follow: bool) {
+        let mut state = self.state();
+        (state.installed, state.can_follow) = (sections, can_follow);
+        drop(state);
         self.news.notify_all();
     }
 
@@ -145,10 +159,35 @@ impl Copying {
         self.state().is_last
     }
 
+    /// Whether what is left follows the frozen task.
+    pub(crate) fn is_lazy(&self) -> bool {
+        self.state().is_lazy
+    }
+
+    /// What the rounds have left takes too long while the task stands still, and may follow it.
+    fn falls_back(&self, record: &RoundsRecord) -> bool {
+        let Some(auto) = self.auto else { return false };
+        let input = AutoInput { can_fault: self.state().can_follow, ..auto };
+        transfer::fallback(record, &input).strategy == transfer::Strategy::PostCopy
+    }
+
     /// Nothing more is to be done: the mover's thread ends, nothing is watched any more.
     pub(crate) fn end(&self) {
-        self.state().over = true;
+        let mut state = self.state();
+        state.over = true;
+        drop(state.hurry.take());
+        drop(state);
         self.news.notify_all();
+    }
+
+    /// All that the target needs is on its way: its answers are due at once.
+    pub(super) fn hurry(&self, cluster: &Cluster) {
+        self.state().hurry = cluster.hurry();
+    }
+
+    /// The task runs at the target: no answer is awaited.
+    pub(super) fn calm(&self) {
+        drop(self.state().hurry.take());
     }
 
     /// The task is another node's: as [`Copying::end`], and the watching ends a little later, since
@@ -208,8 +247,7 @@ impl Copying {
         let mut stop = first;
         loop {
             self.watch.sync(&stop)?;
-            let dirty = self.watch.take_dirty()?;
-            let step = work.next(&stop.live, dirty);
+            let step = work.look(self, &stop.live)?;
             match step {
                 Step::Send(pages) => {
                     work.send(cluster, (id, self), &stop.slots, &pages, body)?;
@@ -217,6 +255,9 @@ impl Copying {
                 }
                 Step::Freeze { why, outstanding, expected_pause } => {
                     tracing::debug!(task = %id, ?why, outstanding, ?expected_pause, "rounds end");
+                    if self.falls_back(&work.rounds.record()) {
+                        work.announce(cluster, (id, self), &stop.slots)?;
+                    }
                     return Ok(());
                 }
             }
@@ -266,7 +307,10 @@ impl Copying {
         let mut work = self.work();
         let stop = Checkpoint::of(header);
         let rest = work.last_look(self, &stop)?;
-        for run in rest.runs() {
+        let is_lazy = self.falls_back(&work.rounds.record());
+        self.state().is_lazy = is_lazy;
+        // What follows is looked through as it is sent.
+        for run in rest.runs().filter(|_| !is_lazy) {
             let (addr, len) = (addr_of(run.first), run.count as usize * PAGE_LEN);
             work.suspects.look(&stop.slots, addr, addr, len);
         }
@@ -287,12 +331,13 @@ impl Copying {
         manifest: impl FnOnce() -> Manifest,
     ) -> Result<(Base, usize), String> {
         let mut work = self.work();
-        let (mut parts, mut section, mut byte_count, mut live_pages);
+        let (mut parts, mut section, mut byte_count, mut live_pages, mut stop);
         loop {
             parts = Parts::default();
             // What the node writes to pages that it reaches after the last look is the node's: it
             // stays here, and differs from the base.
-            let (stop, rest) = match work.last.take() {
+            let rest;
+            (stop, rest) = match work.last.take() {
                 Some(last) => last,
                 None => {
                     let stop = Checkpoint::of(header);
@@ -306,7 +351,7 @@ impl Copying {
             // Others may free blocks of a frozen task. Such a free is carried out here or kept for
             // its return, but never goes along: it would be carried out twice.
             let mut lists = header.arenas().map(|arena| arena.arena().remote_list_addr());
-            if lists.all(|list| work.base.word(list) == Some(0)) {
+            if lists.all(|list| work.base.word(list).is_none_or(|head| head == 0)) {
                 break;
             }
             body.drain_frees(header);
@@ -314,7 +359,13 @@ impl Copying {
         let rest_pages = (byte_count / PAGE_LEN) as u64;
         let record = work.rounds.record();
         let mut manifest = manifest();
-        manifest.report.pre_copy(&self.why, &record, live_pages, rest_pages);
+        manifest.report.pre_copy(&record, live_pages, rest_pages);
+        if let Some(offer) = &work.offer {
+            manifest.keeps(offer, &stop.slots);
+            let same = offer.same_hashes();
+            work.base.note_same(same.into_iter());
+        }
+        check::take(&mut manifest, header);
         section.extra = postcard::to_stdvec(&manifest).expect("plain data encodes");
         work.push(cluster, (body.id, self), section, parts)?;
         work.feed.take().expect("just written to").finish();

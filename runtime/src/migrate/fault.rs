@@ -20,6 +20,7 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use migrt_iso::missing::{MissingFault, SIGNAL_FRAME_LEN, classify};
 use migrt_iso::{PAGE_LEN, in_region};
@@ -96,8 +97,10 @@ extern "C" fn on_bus(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
 #[inline(never)]
 fn wait_suspended(header: &Header, addr: usize) {
     let mut is_first = true;
+    let mut since = None;
     loop {
         let verdict = header.on_worker(|worker| {
+            since.get_or_insert_with(Instant::now);
             let body = worker.task().and_then(|record| record.mobile()).expect("it runs");
             body.set_in_fault(true);
             lacking::fault(addr, Some(worker.waker()))
@@ -113,6 +116,8 @@ fn wait_suspended(header: &Header, addr: usize) {
         let body = record.mobile().expect("a mobile task");
         body.set_in_fault(false);
         if !is_first {
+            let took = since.expect("it has waited").elapsed();
+            crate::cluster::cluster().metrics.waited(took);
             // It runs, so this is only remembered.
             let _ = record.state.wake();
             if body.move_asked().is_some() {

@@ -19,6 +19,9 @@ const COUNT_MAX: usize = 4;
 /// And what they bring together. One task alone may bring more.
 const BYTE_COUNT_MAX: usize = 1 << 20;
 
+/// What a task brings whose pages follow it, more or less.
+const HEAD_LEN: usize = 64 * PAGE_LEN;
+
 static GATES: Mutex<BTreeMap<NodeId, Gate>> = Mutex::new(BTreeMap::new());
 
 fn gates() -> MutexGuard<'static, BTreeMap<NodeId, Gate>> {
@@ -47,6 +50,7 @@ impl Gate {
 pub(super) fn enter(task: &TaskRef, to: NodeId, in_rounds: bool) -> bool {
     let body = task.mobile().expect("only mobile tasks move");
     let byte_count = match body.header() {
+        _ if body.journey().is_lazy => HEAD_LEN,
         Some(header) if !in_rounds => live_pages(header) * PAGE_LEN,
         _ => 0,
     };
@@ -78,7 +82,7 @@ pub(super) fn left(id: TaskId) {
 }
 
 /// Asks a task that had to wait to leave, if it is still to.
-fn ask(to: NodeId, task: TaskRef) {
+pub(super) fn ask(to: NodeId, task: TaskRef) {
     let body = task.mobile().expect("only mobile tasks move");
     let order = body.any_journey().and_then(|journey| journey.order);
     if order.is_none_or(|order| order.to != to) {

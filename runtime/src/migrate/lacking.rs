@@ -22,13 +22,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use migrt_iso::missing::{Mark, Missing as Kernel};
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::transfer::{
-    ChunkId, Fault, Missing, PageAck, PageAsk, PageFrame, PageSet, Run, Section, SectionKind,
-    Waiter, Way,
+    ChunkId, Fault, HotPage, Missing, PROFILE_PAGES_MAX, Page, PageAck, PageAsk, PageFrame,
+    PageSet, Run, Section, SectionKind, Waiter, Way,
 };
 use migrt_proto::wire::StreamHead;
-use migrt_proto::{Epoch, NodeId, TaskId};
+use migrt_proto::{EntryId, Epoch, NodeId, TaskId};
 
 use super::fault::Verdict;
+use super::head;
 use super::missing_state::{Stage, State};
 use super::pages::{pages_of, ranges};
 use super::remains::{addr_of, number_of};
@@ -53,6 +54,7 @@ pub(crate) struct Lacking {
     pub(crate) task: TaskId,
     epoch: Epoch,
     source: NodeId,
+    entry: EntryId,
     slots: Vec<SlotId>,
     /// The task comes over its own remains, or missing pages cannot be served here: it runs when all
     /// its pages are here. To its source that is a target that asks for nothing and takes its time.
@@ -106,6 +108,7 @@ pub(crate) fn link_back(node: NodeId) {
         let mut state = lacking.state();
         let asks = state.missing.link_back();
         lacking.ask(&mut state, asks);
+        lacking.ask_lost(&mut state);
     }
 }
 
@@ -117,16 +120,19 @@ fn from_node(node: NodeId) -> Vec<Arc<Lacking>> {
 }
 
 impl Lacking {
-    /// A task that arrives without `missing`.
+    /// A task that arrives without `missing`; of these its source takes `lost` for kept here, so they come
+    /// only if they are asked for.
     pub(super) fn new(
         cluster: &'static Cluster,
         (task, epoch, source): (TaskId, Epoch, NodeId),
-        slots: Vec<SlotId>,
-        missing: PageSet,
+        (entry, slots): (EntryId, Vec<SlotId>),
+        (missing, lost): (PageSet, PageSet),
         is_eager: bool,
     ) -> Arc<Lacking> {
         let state = State {
             missing: Missing::new(missing),
+            lost,
+            first: Vec::new(),
             ranges: Vec::new(),
             waiters: BTreeMap::new(),
             waiter_count: 0,
@@ -142,13 +148,14 @@ impl Lacking {
             task,
             epoch,
             source,
+            entry,
             slots,
             is_eager,
             state: Mutex::new(state),
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -326,6 +333,9 @@ impl Lacking {
             Fault::SourceLost => return Verdict::Never,
             Fault::Ask(run) => {
                 crate::fail::point("target.faulted");
+                if state.first.len() < PROFILE_PAGES_MAX {
+                    state.first.push(page);
+                }
                 self.ask(&mut state, vec![run]);
             }
             Fault::AlreadyAsked | Fault::LinkDown => {}
@@ -336,7 +346,7 @@ impl Lacking {
         Verdict::Wait
     }
 
-    fn ask(&self, state: &mut State, asks: Vec<Run>) {
+    pub(super) fn ask(&self, state: &mut State, asks: Vec<Run>) {
         if !asks.is_empty() {
             let ask = PageAsk { task: self.task, epoch: self.epoch, asks };
             self.request(state, PageFrame::Ask(ask));
@@ -372,10 +382,12 @@ impl Lacking {
         }
         let record = self.give_up(&mut state);
         let counts = state.missing.counts();
+        let first = std::mem::take(&mut state.first);
         drop(state);
         self.leave_table();
         tracing::debug!(task = %self.task, ?counts, "whole");
         self.cluster.metrics.followed(self.task, counts);
+        self.tell_first(&first);
         if let Some(body) = record.as_ref().and_then(|record| record.mobile())
             && let Some(arrival) = &mut body.journey().arrival
         {
@@ -383,6 +395,15 @@ impl Lacking {
         }
         if let Some(record) = record {
             super::untied(&record);
+        }
+    }
+
+    /// Which pages the task has waited for first.
+    fn tell_first(&self, first: &[Page]) {
+        let first: Vec<HotPage> =
+            first.iter().filter_map(|&page| head::hot_page(&self.slots, page)).collect();
+        if !first.is_empty() {
+            self.cluster.touched_first(self.entry, self.source, &first);
         }
     }
 
@@ -415,7 +436,9 @@ impl Lacking {
         let count = state.missing.pages().len();
         let record = self.give_up(&mut state);
         let waiters = std::mem::take(&mut state.waiters);
+        let first = std::mem::take(&mut state.first);
         drop(state);
+        self.tell_first(&first);
         self.leave_table();
         sleepers::wake();
         drop((record, waiters));

@@ -6,8 +6,16 @@ use migrt_proto::wire::ShipSlot;
 
 use super::remains::{addr_of, number_of};
 
-/// Ranges registered for one slot: each costs the kernel a mapping.
-const RANGES_MAX: usize = 32;
+/// Ranges registered for one slot: each costs the kernel a mapping, and the pause 10 us.
+const RANGES_MAX: usize = 4;
+/// Missing pages that are no farther apart share a range. What lies between is there, or is zeros and costs a
+/// fault without the wire if it is touched.
+const GAP_LEN: usize = 64 * PAGE_LEN;
+
+/// All pages of a slot.
+pub(super) fn run_of(slot: SlotId) -> Run {
+    Run::new(number_of(slot.base()), (slot.len() / PAGE_LEN) as u64)
+}
 
 /// The pages of these lists.
 pub(super) fn pages_of(list: &[ShipSlot]) -> Option<PageSet> {
@@ -25,9 +33,17 @@ pub(super) fn pages_of(list: &[ShipSlot]) -> Option<PageSet> {
     Some(pages)
 }
 
+/// The pages of one slot of a list.
+pub(super) fn runs_of(item: &ShipSlot) -> impl Iterator<Item = Run> {
+    let start = SlotId::from_raw(item.slot.0).expect("a slot of this node").base();
+    item.runs.iter().map(move |run| {
+        Run::new(number_of(start + run.first as usize * PAGE_LEN), u64::from(run.count))
+    })
+}
+
 /// Address and length of the ranges to register for these pages of one slot: not too many of them.
 pub(super) fn ranges(pages: &PageSet) -> Vec<(usize, usize)> {
-    let mut gap = 0;
+    let mut gap = GAP_LEN;
     loop {
         let mut ranges: Vec<(usize, usize)> = Vec::new();
         for run in pages.runs() {
@@ -40,6 +56,6 @@ pub(super) fn ranges(pages: &PageSet) -> Vec<(usize, usize)> {
         if ranges.len() <= RANGES_MAX {
             return ranges;
         }
-        gap = (gap * 2).max(2 * PAGE_LEN);
+        gap *= 4;
     }
 }

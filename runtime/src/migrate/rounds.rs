@@ -11,14 +11,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use migrt_iso::{PAGE_LEN, SlotId, page};
-use migrt_proto::transfer::{PageFrame, PageSet, Rounds, Run, Section, SectionKind, Step};
+use migrt_proto::transfer::{HotPage, PageFrame, PageSet, Rounds, Run, Section, SectionKind, Step};
 use migrt_proto::wire::{PageRun, ShipSlot, StreamHead};
 use migrt_proto::{Micros, SlotRef, TaskId};
 
 use super::audit::Suspects;
 use super::copying::Copying;
+use super::have::Offer;
+use super::head::{self, Split};
+use super::known::Known;
 use super::remains::{Base, Parts, addr_of, number_of};
-use super::{Manifest, image, slots_of};
+use super::{Manifest, image, serve, slots_of};
 use crate::cluster::Cluster;
 use crate::net::{BulkFeed, Part};
 use crate::task::adopted;
@@ -29,8 +32,11 @@ use crate::task::header::{Header, Layout};
 /// below the limit of the wire however scattered they are.
 const SECTION_PAGES: u64 = 1024;
 
+/// Pages that one section announces: its lists stay far below the limit of the wire.
+const ANNOUNCED_PAGES: u64 = 16 << 10;
+
 /// What is alive of a task, as seen in a brief stop.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Checkpoint {
     /// Its slots, the task slot first.
     pub(super) slots: Vec<SlotId>,
@@ -56,6 +62,13 @@ impl Checkpoint {
         Checkpoint { slots: slots_of(header), headed, live }
     }
 
+    /// The slots alone.
+    pub(super) fn of_slots(header: &Header) -> Checkpoint {
+        let mut headed: Vec<SlotId> = header.arenas().map(adopted::slot_of).collect();
+        headed.sort_unstable();
+        Checkpoint { slots: slots_of(header), headed, live: PageSet::new() }
+    }
+
     /// The part of a slot in which its pages go in rounds: address and length.
     pub(super) fn watched_part(&self, slot: SlotId) -> (usize, usize) {
         let is_headed = self.headed.binary_search(&slot).is_ok();
@@ -73,10 +86,18 @@ impl Checkpoint {
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) rounds: Rounds,
+    /// What the target has of the task from before.
+    pub(super) offer: Option<Arc<Offer>>,
+    /// What is known of the task's pages when the rounds begin.
+    pub(super) known: Option<Arc<Known>>,
+    /// The first scan is done.
+    has_begun: bool,
     pub(super) base: Base,
     pub(super) feed: Option<BulkFeed>,
     /// The stream was broken off by this node, whose core knows why, or will in a moment.
     pub(super) is_called_off: Arc<AtomicBool>,
+    /// Pages that the target knows to follow the task: it has nothing there any more.
+    announced: PageSet,
     /// Written pages that the heap did not list as alive when they were last looked at.
     leftover: PageSet,
     sent: PageSet,
@@ -89,13 +110,32 @@ pub(super) struct Work {
     pub(super) last: Option<(Checkpoint, PageSet)>,
 }
 
+/// What rounds have sent of a task that pages follow now.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    /// Pages that are dead now: the target clears them.
+    pub(super) dead: PageSet,
+    /// Pages whose copies lie in the base; those that follow are of an earlier round there.
+    pub(super) known: PageSet,
+    /// Those that follow and were announced.
+    pub(super) announced: PageSet,
+}
+
 impl Work {
-    pub(super) fn new(rounds: Rounds) -> Work {
+    pub(super) fn new(
+        rounds: Rounds,
+        offer: Option<Arc<Offer>>,
+        known: Option<Arc<Known>>,
+    ) -> Work {
         Work {
             rounds,
+            offer,
+            known,
+            has_begun: false,
             base: Base::default(),
             feed: None,
             is_called_off: Arc::default(),
+            announced: PageSet::new(),
             leftover: PageSet::new(),
             sent: PageSet::new(),
             copied: PageSet::new(),
@@ -105,12 +145,100 @@ impl Work {
         }
     }
 
-    pub(super) fn next(&mut self, live: &PageSet, dirty: PageSet) -> Step {
+    /// What was written since the last call; at the first all that the target does not have.
+    fn take_dirty(&mut self, copying: &Copying) -> Result<PageSet, String> {
+        let dirty = copying.watch.take_dirty()?;
+        if std::mem::replace(&mut self.has_begun, true) {
+            return Ok(dirty);
+        }
+        // It may have been watched before.
+        let mut pages = copying.watch.present();
+        pages.add_all(&dirty);
+        if let Some(known) = &self.known {
+            known.void(&dirty);
+        }
+        if let Some(offer) = &self.offer {
+            offer.compare(&pages, self.known.as_deref());
+            pages.remove_all(&offer.same());
+        }
+        Ok(pages)
+    }
+
+    /// What goes in the next round, if any does.
+    pub(super) fn look(&mut self, copying: &Copying, live: &PageSet) -> Result<Step, String> {
+        let dirty = self.take_dirty(copying)?;
+        Ok(self.next(live, dirty))
+    }
+
+    fn next(&mut self, live: &PageSet, dirty: PageSet) -> Step {
         self.rounds.dead(&self.sent.difference(live));
         self.leftover.add_all(&dirty);
         let usable = self.leftover.intersection(live);
         self.leftover.remove_all(&usable);
         self.rounds.next(&usable)
+    }
+
+    /// Tells the target, while the task runs still, which pages will follow it: it lets go what it has of
+    /// them, which takes the kernel long if they are many.
+    pub(super) fn announce(
+        &mut self,
+        cluster: &'static Cluster,
+        (task, copying): (TaskId, &Copying),
+        slots: &[SlotId],
+    ) -> Result<(), String> {
+        let mut left = self.rounds.outstanding().clone();
+        self.announced = left.clone();
+        while !left.is_empty() {
+            let pages = left.take_first(ANNOUNCED_PAGES);
+            let kind = SectionKind::Round { n: self.rounds.record().rounds.len() as u32 };
+            let section = Section {
+                task,
+                epoch: copying.epoch,
+                kind,
+                slots: by_slot(slots, &PageSet::new()),
+                zero: by_slot(slots, &pages),
+                page_len: PAGE_LEN as u32,
+                extra: Vec::new(),
+            };
+            self.push(cluster, (task, copying), section, Parts::default())?;
+            self.sections += 1;
+        }
+        if copying.wait_installed(self.sections) {
+            Ok(())
+        } else {
+            Err("it was called off".to_owned())
+        }
+    }
+
+    /// Of a frozen task that pages follow: how they divide, and what the target has of them.
+    pub(super) fn last_split(
+        &mut self,
+        copying: &Copying,
+        header: &Header,
+        hot: &[HotPage],
+    ) -> Result<(Split, Sent), String> {
+        let (stop, rest) = match self.last.take() {
+            Some(last) => last,
+            None => {
+                let stop = Checkpoint::of(header);
+                let rest = self.last_look(copying, &stop)?;
+                (stop, rest)
+            }
+        };
+        let mut hot = head::pages_of_hot(&stop.slots, hot);
+        // Written since the last round: it is at work there.
+        hot.truncate(head::HOT_MAX / 2);
+        hot.extend(rest.difference(&self.announced).pages().take(head::HOT_MAX));
+        let (head, missing) = head::divide(header, &stop.slots, &rest, &hot);
+        let dead = self.sent.union(&self.announced).difference(&stop.live);
+        dead.pages().for_each(|page| self.base.remove(page));
+        let known = self.sent.difference(&dead);
+        let announced = self.announced.intersection(&missing);
+        let live_pages = stop.page_count();
+        Ok((
+            Split { slots: stop.slots, head, missing, live_pages },
+            Sent { dead, known, announced },
+        ))
     }
 
     /// Of a frozen task: live pages of the heap that the target does not have as they are.
@@ -119,7 +247,7 @@ impl Work {
         copying: &Copying,
         stop: &Checkpoint,
     ) -> Result<PageSet, String> {
-        let dirty = copying.watch.take_dirty()?;
+        let dirty = self.take_dirty(copying)?;
         // The decision is made; this only takes note.
         let _ = self.next(&stop.live, dirty);
         let mut rest = self.rounds.outstanding().union(&self.leftover);
@@ -146,6 +274,10 @@ impl Work {
             }
         }
         rest.remove_all(&blank);
+        if let Some(offer) = &self.offer {
+            offer.sends(&blank, &rest);
+            offer.end(&stop.live);
+        }
         // Of what was sent, all that is dead now, or has become zero.
         let mut zero = self.sent.difference(&stop.live);
         zero.add_all(&blank.intersection(&self.sent));
@@ -235,6 +367,9 @@ impl Work {
                 send.insert(Run::one(page));
             }
         }
+        if let Some(offer) = &self.offer {
+            offer.sends(pages, &send);
+        }
         let mut parts = Parts::default();
         let len = send.len() as usize * PAGE_LEN;
         let list = by_slot(slots, &send);
@@ -282,12 +417,13 @@ impl Work {
             None => {
                 let mut header = Vec::new();
                 StreamHead::Pages(PageFrame::Section(section)).encode(&mut header);
-                let (epoch, is_called_off) = (copying.epoch, self.is_called_off.clone());
+                let (epoch, to) = (copying.epoch, copying.target);
+                let is_called_off = self.is_called_off.clone();
                 let feed = cluster.open_bulk(copying.target, header, move |result| {
                     if let Err(why) = result
                         && !is_called_off.load(Ordering::Relaxed)
                     {
-                        cluster.tell(|core, now| core.ship_failed(now, task, epoch, &why));
+                        serve::stream_broke(cluster, (task, epoch, to), 0, why);
                     }
                 });
                 self.feed.insert(feed.ok_or("this node is alone")?)

@@ -27,10 +27,9 @@ use migrt_proto::{Epoch, NodeId, TaskId};
 
 use super::audit::{self, Suspects};
 use super::gate;
-use super::head::{self, Split};
-use super::remains::{Base, Parts, addr_of, number_of};
+use super::pages::runs_of;
+use super::remains::{Base, Parts, addr_of};
 use super::rounds::{by_slot, head_of};
-use super::ship::{manifest, prepare};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::config::Audit;
@@ -42,7 +41,8 @@ use crate::task::record::TaskRef;
 /// Chunks without an answer on one link, whatever the number of tasks that left by it: a page that is
 /// asked for waits for what is on the wire already.
 const CREDIT: u32 = 4;
-const LIMITS: PushLimits = PushLimits { chunk_pages: 16, credit: CREDIT, readahead_pages: 8 };
+pub(super) const LIMITS: PushLimits =
+    PushLimits { chunk_pages: 16, credit: CREDIT, readahead_pages: 32 };
 /// From so many pages on a thread pushes them.
 const MANY: u64 = 512;
 
@@ -64,12 +64,16 @@ pub(crate) struct Serving {
     slots: Vec<SlotId>,
     state: Mutex<State>,
     news: Condvar,
+    /// Requests that wait for the lock: the push lets them have it.
+    wanted: AtomicU32,
 }
 
 #[derive(Debug)]
 struct State {
     push: Push,
     base: Base,
+    /// Pages that follow and whose copies in the base are of an earlier round still.
+    old: PageSet,
     /// Holds the frozen copy; gone when the copy is let go.
     record: Option<TaskRef>,
     pusher: Option<BulkFeed>,
@@ -77,15 +81,36 @@ struct State {
     /// Counts the breaks of the link.
     generation: u64,
     audit: Checked,
-    /// A thread pushes.
+    /// A thread is to push, and does.
     is_threaded: bool,
+    has_thread: bool,
     /// The task runs at the target, or waits there for all its pages: nothing holds the push up.
     has_begun: bool,
 }
 
+/// A task that leaves.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) record: TaskRef,
+    pub(super) epoch: Epoch,
+    pub(super) to: NodeId,
+    /// The task slot first.
+    pub(super) slots: Vec<SlotId>,
+}
+
+/// What follows it.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) push: Push,
+    /// Of its pages, the ones whose copies in the base are of an earlier round.
+    pub(super) old: PageSet,
+    pub(super) base: Base,
+    pub(super) audit: Checked,
+}
+
 /// What is known of words that lead out of the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Checked {
+pub(super) enum Checked {
     /// Each page is looked through.
     Pages,
     /// The whole task was: no page needs a look.
@@ -94,130 +119,33 @@ enum Checked {
     LeadsOut,
 }
 
-/// Ships the head of a frozen task, and makes everything ready to push the rest.
-///
-/// # Errors
-/// There is no slot for the copies, or no wire.
-pub(super) fn ship(
-    cluster: &'static Cluster,
-    (task, header): (&TaskRef, &Header),
-    (epoch, to): (Epoch, NodeId),
-) -> Result<(), String> {
-    const NO_SLOT: &str = "this node has no slot left to copy the task's pages to";
-    prepare(header);
-    let (mut split, mut base, mut parts);
-    loop {
-        split = head::split(header);
-        (base, parts) = (Base::default(), Parts::lent());
-        let page_count = split.head.len() + split.missing.len();
-        base.reserve(page_count as usize * PAGE_LEN).ok_or(NO_SLOT)?;
-        copy(&mut base, &by_slot(&split.slots, &split.head), &mut parts).ok_or(NO_SLOT)?;
-        // As for other shipments: a free by others never goes along.
-        if base.word(header.prefix.arena().remote_list_addr()) == Some(0) {
-            break;
-        }
-        header.drain_frees();
-    }
-    let Split { slots, head, missing } = split;
-    let mut manifest = manifest(task.mobile().expect("only mobile tasks move"));
-    manifest.report.post_copy(head.len(), missing.len());
-    manifest.missing = by_slot(&slots, &missing);
-    manifest.missing.retain(|item| !item.runs.is_empty());
-    let section = Section {
-        task: header.id,
-        epoch,
-        kind: SectionKind::Head,
-        slots: by_slot(&slots, &head),
-        zero: Vec::new(),
-        page_len: PAGE_LEN as u32,
-        extra: postcard::to_stdvec(&manifest).expect("plain data encodes"),
-    };
-    let mut start = Vec::new();
-    StreamHead::Pages(PageFrame::Section(section)).encode(&mut start);
-    // The limit of what the manifest may take is a little lower.
-    if start.len() > BULK_HEADER_LEN_MAX - (16 << 10) {
-        return Err("its pages lie too scattered to be listed".to_owned());
-    }
-    let is_threaded = missing.len() >= MANY;
-    let audit = match crate::node::node().config.audit {
-        // A short heap was scanned whole.
-        Audit::Off => Checked::All,
-        _ if !is_long(header) => Checked::All,
-        _ => Checked::Pages,
-    };
-    let serving = Arc::new(Serving {
-        cluster,
-        task: header.id,
-        epoch,
-        to,
-        slots,
-        state: Mutex::new(State {
-            push: Push::new(missing, LIMITS),
-            base,
-            record: Some(task.clone()),
-            pusher: None,
-            answers: None,
-            generation: 0,
-            audit,
-            is_threaded,
-            has_begun: false,
-        }),
-        news: Condvar::new(),
-    });
-    let body = task.mobile().expect("only mobile tasks move");
-    body.journey().serving = Some(serving.clone());
-    table().insert((header.id, epoch), serving.clone());
-    SERVED.fetch_add(1, Ordering::Relaxed);
-    let byte_count = start.len() + head.len() as usize * PAGE_LEN;
-    let mut state = serving.state();
-    let feed = serving.open(&state, start, false);
-    let Some(feed) = feed else {
-        drop(state);
-        drop(serving.close());
-        return Err("this node is alone".to_owned());
-    };
-    drop(feed.push(parts.list));
-    state.pusher = Some(feed);
-    drop(state);
-    if is_threaded {
-        let pusher = serving.clone();
-        let spawned =
-            crate::thread::start("migrt-pusher", move || census::clearing(|| pusher.run()));
-        if spawned.is_err() {
-            serving.state().is_threaded = false;
-        }
-    }
-    cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count);
-    Ok(())
-}
-
 /// Copies pages in the order in which they are listed and sent. `None`: there is no slot for a copy.
 fn copy(base: &mut Base, list: &[ShipSlot], parts: &mut Parts) -> Option<()> {
-    for item in list {
-        let start = SlotId::from_raw(item.slot.0).expect("a slot of this node").base();
-        for run in &item.runs {
-            let first = number_of(start + run.first as usize * PAGE_LEN);
-            let run = Run::new(first, u64::from(run.count));
-            base.add_once(run, run.count as usize * PAGE_LEN, parts)?;
-        }
+    for run in list.iter().flat_map(runs_of) {
+        base.add_once(run, run.count as usize * PAGE_LEN, parts)?;
     }
     Some(())
-}
-
-/// Heaps from this length on are looked through as they are sent, not at the freeze.
-const LONG_HEAP: usize = 2 << 20;
-
-/// Whether to scan the task's heap at the freeze would take too long.
-pub(super) fn is_long(header: &Header) -> bool {
-    // Not by its pages: to count these takes long for a long heap.
-    let mut len = 0;
-    header.prefix.arena().for_each_extent(&mut |slot| len += slot.len());
-    len > LONG_HEAP
 }
 
 /// Whose pages are served under this name to `to`.
 pub(crate) fn find(task: TaskId, epoch: Epoch, to: NodeId) -> Option<Arc<Serving>> {
     table().get(&(task, epoch)).filter(|serving| serving.to == to).cloned()
+}
+
+/// A stream broke; the rounds' are of generation 0. Not now: the caller may hold what this needs.
+pub(super) fn stream_broke(
+    cluster: &'static Cluster,
+    (task, epoch, to): (TaskId, Epoch, NodeId),
+    generation: u64,
+    why: String,
+) {
+    cluster.soon(move || {
+        // Counts only before the commit.
+        cluster.tell(|core, now| core.ship_failed(now, task, epoch, &why));
+        if let Some(serving) = find(task, epoch, to) {
+            serving.broken(generation);
+        }
+    });
 }
 
 /// The link to `node` is lost.
@@ -245,7 +173,7 @@ impl Serving {
     }
 
     /// The target has these chunks.
-    pub(crate) fn acked(&self, chunks: &[ChunkId]) {
+    pub(crate) fn acked(self: &Arc<Serving>, chunks: &[ChunkId]) {
         let mut state = self.state();
         // An answer without chunks calls for the first.
         state.has_begun = true;
@@ -255,15 +183,22 @@ impl Serving {
     }
 
     /// The task runs at the target.
-    pub(crate) fn begin(&self) {
+    pub(crate) fn begin(self: &Arc<Serving>) {
         gate::left(self.task);
+        let record = self.state().record.clone();
+        let body = record.as_ref().and_then(|record| record.mobile());
+        if let Some(copying) = body.and_then(|body| body.journey().copying.clone()) {
+            copying.calm();
+        }
         self.acked(&[]);
     }
 
     /// The target asks for pages.
-    pub(crate) fn demanded(&self, runs: &[Run]) {
+    pub(crate) fn demanded(self: &Arc<Serving>, runs: &[Run]) {
         fail::point("source.demanded");
+        self.wanted.fetch_add(1, Ordering::SeqCst);
         let mut state = self.state();
+        self.wanted.fetch_sub(1, Ordering::SeqCst);
         for &run in runs {
             if let Some(chunk) = state.push.demanded(run).chunk {
                 self.send(&mut state, chunk, true);
@@ -292,8 +227,14 @@ impl Serving {
     }
 
     /// Pushes what may be pushed now, or has the thread do it.
-    fn pump_here(&self) {
+    fn pump_here(self: &Arc<Serving>) {
         let mut state = self.state();
+        if state.is_threaded && state.has_begun && !state.has_thread {
+            let pusher = self.clone();
+            let spawned =
+                crate::thread::start("migrt-pusher", move || census::clearing(|| pusher.run()));
+            (state.has_thread, state.is_threaded) = (true, spawned.is_ok());
+        }
         if state.is_threaded {
             drop(state);
             return self.news.notify_all();
@@ -312,7 +253,10 @@ impl Serving {
                 Some(chunk) => {
                     self.send(&mut state, chunk, false);
                     drop(state);
-                    // A demand goes first.
+                    // A demand goes first: who has just had a lock gets it again before one who is woken for it.
+                    while self.wanted.load(Ordering::SeqCst) > 0 {
+                        std::thread::yield_now();
+                    }
                     state = self.state();
                 }
                 None => {
@@ -332,13 +276,20 @@ impl Serving {
             return;
         }
         let (mut pages, mut zero) = (chunk.pages, PageSet::new());
+        let old = state.old.intersection(&pages);
+        state.old.remove_all(&old);
         for page in pages.pages() {
+            let is_new = old.contains(page) || state.base.page(addr_of(page)).is_none();
             // SAFETY: a page of the frozen task, whose slots are kept as long as the record is.
-            if unsafe { page::is_zero_page(addr_of(page) as *const u8) }
-                && state.base.page(addr_of(page)).is_none()
-            {
+            if is_new && unsafe { page::is_zero_page(addr_of(page) as *const u8) } {
                 zero.insert(Run::one(page));
+                state.base.remove(page);
             }
+        }
+        // Over the copies of earlier rounds: these have been installed, so the wire reads them no more.
+        for run in old.difference(&zero).runs() {
+            let len = run.count as usize * PAGE_LEN;
+            let _ = state.base.add(run, len, &mut Parts::lent());
         }
         pages.remove_all(&zero);
         let kind = match by_demand {
@@ -406,20 +357,73 @@ impl Serving {
         }
     }
 
+    /// Sends the head, on the stream of the rounds if there were any; the push waits for the commit.
+    pub(super) fn begin_stream(
+        cluster: &'static Cluster,
+        task: Leaving,
+        served: Served,
+        (section, mut parts): (Section, Parts),
+        stream: Option<BulkFeed>,
+    ) -> Result<(), String> {
+        let Served { push, old, base, audit } = served;
+        let is_threaded = push.missing_count() >= MANY;
+        let body = task.record.mobile().expect("only mobile tasks move");
+        let state = State {
+            push,
+            base,
+            old,
+            record: Some(task.record.clone()),
+            pusher: stream,
+            answers: None,
+            generation: 0,
+            audit,
+            is_threaded,
+            has_thread: false,
+            has_begun: false,
+        };
+        let serving = Arc::new(Serving {
+            cluster,
+            task: body.id,
+            epoch: task.epoch,
+            to: task.to,
+            slots: task.slots,
+            state: Mutex::new(state),
+            news: Condvar::new(),
+            wanted: AtomicU32::new(0),
+        });
+        body.journey().serving = Some(serving.clone());
+        table().insert((body.id, task.epoch), serving.clone());
+        SERVED.fetch_add(1, Ordering::Relaxed);
+        let mut state = serving.state();
+        if let Some(feed) = &state.pusher {
+            parts.list.insert(0, head_of(section));
+            drop(feed.push(parts.list));
+        } else {
+            let mut start = Vec::new();
+            StreamHead::Pages(PageFrame::Section(section)).encode(&mut start);
+            // The limit of what the manifest may take is a little lower.
+            let is_short = start.len() <= BULK_HEADER_LEN_MAX - (16 << 10);
+            let feed = if is_short { serving.open(&state, start, false) } else { None };
+            let Some(feed) = feed else {
+                drop(state);
+                drop(serving.close());
+                return Err(match is_short {
+                    true => "this node is alone".to_owned(),
+                    false => "its pages lie too scattered to be listed".to_owned(),
+                });
+            };
+            drop(feed.push(parts.list));
+            state.pusher = Some(feed);
+        }
+        Ok(())
+    }
+
     fn open(&self, state: &State, start: Vec<u8>, by_demand: bool) -> Option<BulkFeed> {
-        let (cluster, task, epoch, generation) =
-            (self.cluster, self.task, self.epoch, state.generation);
-        let to = self.to;
+        let (cluster, generation) = (self.cluster, state.generation);
+        let (task, epoch, to) = (self.task, self.epoch, self.to);
         let done = move |result| {
             let Err(why): Result<(), String> = result else { return };
-            // Not at once: the caller may hold what this needs.
-            cluster.soon(move || {
-                // Counts only before the commit.
-                cluster.tell(|core, now| core.ship_failed(now, task, epoch, &why));
-                if let Some(serving) = find(task, epoch, to) {
-                    serving.broken(generation);
-                }
-            });
+            stream_broke(cluster, (task, epoch, to), generation, why);
         };
         match by_demand {
             true => self.cluster.open_urgent(self.to, start, done),
@@ -428,7 +432,7 @@ impl Serving {
     }
 
     /// A stream broke; the link may hold.
-    fn broken(&self, generation: u64) {
+    fn broken(self: &Arc<Serving>, generation: u64) {
         let mut state = self.state();
         if state.generation != generation || state.record.is_none() {
             return;

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use super::identity::Identity;
 use super::peers::Hub;
 use super::rt::{Exec, Turn, lock};
 use super::socket::widen;
+use super::spin::DUE;
 use super::tls::Crypto;
 use super::transport;
 
@@ -34,6 +36,9 @@ pub struct NetConfig {
     /// How long the net thread looks for work before it sleeps. Zero turns it off, as a machine
     /// with one core does by itself.
     pub spin: Duration,
+    /// Bytes per second that go out in bulk streams, to all peers together; `None`: no limit. Frames,
+    /// and streams with a priority, go whatever it says.
+    pub bulk_limit: Option<u64>,
 }
 
 impl NetConfig {
@@ -44,6 +49,7 @@ impl NetConfig {
             identity,
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             spin: Duration::from_micros(30),
+            bulk_limit: None,
         }
     }
 }
@@ -62,9 +68,39 @@ struct Owner {
 struct Shared {
     exec: Exec,
     addr: SocketAddr,
+    packed: Arc<(AtomicU64, AtomicU64)>,
+    /// How long the net thread spins as a rule.
+    spin: Duration,
+    /// How many want it to spin for longer.
+    hurries: AtomicU32,
     queue: Mutex<Queue>,
     ended: Mutex<bool>,
     ended_signal: Condvar,
+}
+
+/// An answer is due without which a task stands still. To be woken for it would take as long as half of a short
+/// pause.
+pub struct Hurry(Arc<Shared>);
+
+impl fmt::Debug for Hurry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hurry")
+    }
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        self.0.hurries.fetch_sub(1, Ordering::SeqCst);
+        self.0.choose_spin();
+    }
+}
+
+impl Shared {
+    /// A hint: who comes last need not be right.
+    fn choose_spin(&self) {
+        let is_due = self.hurries.load(Ordering::SeqCst) > 0 && !self.spin.is_zero();
+        self.exec.set_spin(if is_due { DUE } else { self.spin });
+    }
 }
 
 #[derive(Default)]
@@ -117,15 +153,19 @@ impl Net {
             Endpoint::new_with_abstract_socket(endpoint_config, Some(server), socket, runtime)
                 .map_err(system("set up QUIC"))?;
 
+        let who = (config.identity.node(), random_run()?);
+        let bulk = (segmented, config.bulk_limit);
+        let hub = Hub::new(exec.clone(), handler, who, endpoint, crypto, bulk);
         let shared = Arc::new(Shared {
-            exec: exec.clone(),
+            exec,
             addr,
+            packed: hub.packed.clone(),
+            spin,
+            hurries: AtomicU32::new(0),
             queue: Mutex::default(),
             ended: Mutex::new(false),
             ended_signal: Condvar::new(),
         });
-        let who = (config.identity.node(), random_run()?);
-        let hub = Hub::new(exec, handler, who, endpoint, crypto, segmented);
         let thread_shared = shared.clone();
         crate::thread::start("migrt-net", move || thread_main(&thread_shared, Arc::new(hub), poll))
             .map_err(system("start the net thread"))?;
@@ -136,6 +176,14 @@ impl Net {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.owner.shared.addr
+    }
+
+    /// Bytes of bulk that were packed so far: before and after.
+    #[must_use]
+    pub fn packed(&self) -> (u64, u64) {
+        let (before, after) = &*self.owner.shared.packed;
+        // Relaxed: counters.
+        (before.load(Ordering::Relaxed), after.load(Ordering::Relaxed))
     }
 
     /// Dials `addr`, and again whenever the link is lost, until [`forget`](Self::forget),
@@ -218,9 +266,12 @@ impl Net {
         self.push(Command::Run(f));
     }
 
-    /// How long the net thread may spin from now on.
-    pub fn set_spin(&self, spin: Duration) {
-        self.owner.shared.exec.set_spin(spin);
+    /// As long as the answer is kept, the net thread looks for work for longer before it sleeps.
+    pub fn hurry(&self) -> Hurry {
+        let shared = self.owner.shared.clone();
+        shared.hurries.fetch_add(1, Ordering::SeqCst);
+        shared.choose_spin();
+        Hurry(shared)
     }
 
     /// Whether the caller runs on the net thread.

@@ -3,7 +3,7 @@
 //! On an idle core a short spin saves the wake-up, the dearest part of a small message. On a busy
 //! one it takes time from a worker. So a spin has to earn its keep: when few of the last ones met
 //! anything, most are left out, and one that was itself interrupted by another thread stops
-//! spinning for some milliseconds.
+//! spinning for some milliseconds. Only a spin of [`DUE`], for an answer that stops a task until it comes, is always made.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 const INTERRUPTED: Duration = Duration::from_micros(60);
 /// So long is not spun after an interruption.
 const BACK_OFF: Duration = Duration::from_millis(5);
+/// A limit as long as this: an answer is due at once, and some task stands still until it is here.
+pub(super) const DUE: Duration = Duration::from_micros(400);
 /// Score of a perfect record; below a quarter of it only every `PROBE`th spin is made.
 const FULL: u32 = 1024;
 const PROBE: u32 = 8;
@@ -45,12 +47,13 @@ impl Spin {
         if limit.is_zero() {
             return left_out;
         }
-        if self.score < FULL / 4 && self.left_out < PROBE {
+        let is_due = limit >= DUE;
+        if !is_due && self.score < FULL / 4 && self.left_out < PROBE {
             self.left_out += 1;
             return left_out;
         }
         let now = Instant::now();
-        if self.off_until.is_some_and(|until| now < until) {
+        if !is_due && self.off_until.is_some_and(|until| now < until) {
             return left_out;
         }
         self.left_out = 0;
@@ -97,7 +100,7 @@ mod tests {
     fn rounds(spin: &mut Spin, count: u32, met_work: bool) -> u32 {
         let mut made = 0;
         for _ in 0..count {
-            let round = spin.start(Duration::from_secs(1), None);
+            let round = spin.start(Duration::from_micros(100), None);
             made += u32::from(round.end.is_some());
             spin.finish(round, met_work);
         }
@@ -117,6 +120,17 @@ mod tests {
         rounds(&mut spin, 200, false);
         rounds(&mut spin, 100, true);
         assert_eq!(rounds(&mut spin, 50, true), 50);
+    }
+
+    #[test]
+    fn what_is_due_is_waited_for_whatever_the_record() {
+        let mut spin = Spin::default();
+        rounds(&mut spin, 200, false);
+        let mut interrupted = spin.start(DUE, None);
+        interrupted.interrupted = true;
+        spin.finish(interrupted, false);
+        assert!(spin.start(Duration::from_micros(30), None).end.is_none());
+        assert!(spin.start(DUE, None).end.is_some());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use migrt_proto::wire::{Answer, Ask, MoveRecord, Outcome, Refusal};
+use migrt_proto::wire::{self, Answer, Ask, MoveRecord, Outcome, Refusal};
 use migrt_proto::{EntryId, NodeId, TaskId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -15,7 +15,7 @@ use super::scrub;
 use crate::cluster::ask;
 use crate::entry::{self, Output};
 use crate::error::{Error, JoinError, Kind, Result};
-use crate::strategy::{self, Strategy};
+use crate::strategy::Strategy;
 
 /// What is known of a task: [`JoinHandle::info`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,22 +81,23 @@ impl<R> JoinHandle<R> {
     /// no live node or has no room.
     #[inline(always)]
     pub fn migrate(&self, target: NodeId) -> Result<()> {
-        self.migrate_by(target, strategy::default())
+        scrub::below::<{ scrub::DEEP }>();
+        self.ask_move(target, wire::Strategy::Usual)
     }
 
-    /// As [`migrate`](Self::migrate), by this strategy instead of the program's.
+    /// As [`migrate`](Self::migrate), by this strategy instead of the task's or the program's.
     ///
     /// # Errors
     /// As for [`migrate`](Self::migrate).
     #[inline(always)]
     pub fn migrate_by(&self, target: NodeId, strategy: Strategy) -> Result<()> {
         scrub::below::<{ scrub::DEEP }>();
-        self.ask_move(target, strategy)
+        self.ask_move(target, strategy.to_wire())
     }
 
     #[inline(never)]
-    fn ask_move(&self, target: NodeId, strategy: Strategy) -> Result<()> {
-        match ask::ask(self.task, Ask::Move { target, strategy: strategy.to_wire() }) {
+    fn ask_move(&self, target: NodeId, strategy: wire::Strategy) -> Result<()> {
+        match ask::ask(self.task, Ask::Move { target, strategy }) {
             Answer::Move(Ok(_)) => Ok(()),
             Answer::Move(Err(why)) => {
                 let goes_on = match why {
@@ -161,10 +162,18 @@ impl<R: Output> JoinHandle<R> {
     #[inline(never)]
     fn wait(self) -> Result<R, JoinError> {
         self.spent.set(true);
-        match ask::join(self.task) {
+        let (outcome, is_kept) = ask::join(self.task);
+        let _taken = is_kept.then_some(Taken(self.task));
+        match outcome {
             Some(Outcome::Returned(bytes)) => {
                 let name = entry::lookup(self.entry).map_or("", |entry| entry.name);
-                R::__decode(name, &bytes).map_err(|e| JoinError::Encoding { reason: e.to_string() })
+                R::__decode(name, &bytes).map_err(|error| {
+                    let reason = error.to_string();
+                    match error.is_of_parcel() {
+                        true => JoinError::Parcel { reason },
+                        false => JoinError::Encoding { reason },
+                    }
+                })
             }
             Some(Outcome::Panicked { message }) => Err(JoinError::Panicked { message }),
             Some(Outcome::Cancelled) => Err(JoinError::Cancelled),
@@ -179,6 +188,15 @@ impl<R: Output> JoinHandle<R> {
             }
             None => Err(JoinError::Unknown { task: self.task }),
         }
+    }
+}
+
+/// Tells the home, in the end, that the outcome was made use of, or will not be.
+struct Taken(TaskId);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        ask::taken(self.0);
     }
 }
 

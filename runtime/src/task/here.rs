@@ -6,10 +6,9 @@ use migrt_proto::NodeId;
 
 use super::coro::Suspend;
 use super::current::{self, on_worker, to_callers_heap};
-use super::scrub;
+use super::{scrub, wish};
 use crate::cluster::cluster;
 use crate::error::{Error, Kind, Result};
-use crate::strategy;
 
 /// The node the caller runs on now. A mobile task may be elsewhere after its next suspension.
 #[must_use]
@@ -78,8 +77,8 @@ fn move_to(target: NodeId) -> Result<()> {
         let body = worker.and_then(|w| w.task()).and_then(|r| r.mobile());
         // That of an earlier move, before this one can have another.
         body.and_then(|body| body.take_refusal());
-        let ordered = cluster()
-            .tell(|core, now| core.order(now, id, target, strategy::of_oneself().to_wire()));
+        let ordered =
+            cluster().tell(|core, now| core.order(now, id, target, wish::of_oneself(header)));
         if let (Some(body), Err(why)) = (body, &ordered) {
             body.set_refusal(why.to_string());
         }

@@ -28,6 +28,8 @@ pub(crate) mod local;
 #[expect(unsafe_code, reason = "builds tasks in slots and switches to them")]
 pub(crate) mod mobile;
 pub(crate) mod panic_hook;
+#[expect(unsafe_code, reason = "keeps values of any type in arenas of their own")]
+pub(crate) mod parcel;
 pub(crate) mod parent;
 pub(crate) mod pin;
 pub(crate) mod promise;
@@ -47,6 +49,7 @@ pub(crate) mod stack;
 pub(crate) mod state;
 pub(crate) mod time;
 mod unusual;
+pub(crate) mod wish;
 
 #[expect(unsafe_code, reason = "writes the process-wide canary and pointer guard")]
 pub(crate) mod cluster_secret;

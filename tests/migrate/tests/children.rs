@@ -5,9 +5,13 @@ use std::time::Duration;
 use migrt_test_migrate::program::run;
 
 fn check(rounds: u64, chaos: &str) {
+    check_by("auto", rounds, chaos);
+}
+
+fn check_by(strategy: &str, rounds: u64, chaos: &str) {
     let program = env!("CARGO_BIN_EXE_children");
     let limit = Duration::from_secs(120);
-    let env = [("MIGRT_CHAOS", chaos), ("RUST_BACKTRACE", "0")];
+    let env = [("MIGRT_CHAOS", chaos), ("RUST_BACKTRACE", "0"), ("MIGRT_STRATEGY", strategy)];
     let ended = run(program, &[&rounds.to_string()], &env, limit);
     ended.expect_good();
     let done = ended.lines_of("ok").len();
@@ -20,6 +24,13 @@ fn check(rounds: u64, chaos: &str) {
 #[test]
 fn results_of_children_move_with_their_parent_a_thousand_times() {
     check(1000, "0");
+}
+
+#[test]
+fn results_of_children_follow_a_parent_whose_pages_do() {
+    for strategy in ["post-copy", "auto:0us"] {
+        check_by(strategy, 100, "0");
+    }
 }
 
 #[test]

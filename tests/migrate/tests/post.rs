@@ -31,6 +31,16 @@ fn a_task_that_is_ordered_on_goes_when_it_is_whole() {
 }
 
 #[test]
+fn what_earlier_tasks_of_an_entry_waited_for_goes_with_the_next() {
+    let ended = post("habit", &[]);
+    let trips: Vec<u64> =
+        ended.lines_of("trip").iter().map(|line| line.parse().expect("a number")).collect();
+    // Two moves have to agree before a page counts.
+    assert!(trips[0] >= 8 && trips[1] >= 8, "{trips:?}");
+    assert!(trips[3..].iter().all(|&faults| faults <= 4), "{trips:?}");
+}
+
+#[test]
 fn a_task_may_end_before_its_pages_have_come() {
     check("short", 5);
 }

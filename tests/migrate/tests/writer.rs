@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use migrt_test_migrate::program::run;
+use migrt_test_migrate::program::{Ended, run};
 
 const WRITER: &str = env!("CARGO_BIN_EXE_writer");
 
-fn check(strategy: &str, heap_mib: &str, write_mb_s: &str, moves: &str) {
+fn check(strategy: &str, heap_mib: &str, write_mb_s: &str, moves: &str) -> Ended {
     let args = [strategy, heap_mib, write_mb_s, moves, "7"];
     let ended = run(WRITER, &args, &[], Duration::from_secs(100));
     let said = ended.lines_of("writer");
     assert!(ended.good && said.len() == 1, "{args:?}: {}\n{}\n{}", ended.how, ended.out, ended.err);
+    ended
 }
 
 #[test]
@@ -25,6 +26,17 @@ fn a_modest_writer_is_right_after_every_move() {
 #[test]
 fn a_task_without_a_round_is_right_after_every_move() {
     check("pre-patient", "1", "10", "20");
+}
+
+/// Rounds send most of it, and what was written since follows the task: nothing old is read there.
+#[test]
+fn a_task_whose_rounds_turn_into_post_copy_is_right_after_every_move() {
+    for (rate, moves) in [("10", "6"), ("100000", "6")] {
+        let ended = check("mixed", "16", rate, moves);
+        let mixed = ended.lines_of("mixed").concat();
+        let count: u32 = mixed.trim().parse().expect("a number");
+        assert!(count >= 4, "{count} moves of {moves} turned into post-copy\n{}", ended.out);
+    }
 }
 
 #[test]

@@ -116,6 +116,14 @@ fn specimens_are_right_on_every_trip_by_every_strategy() {
     }
 }
 
+/// No pause is short enough, so whatever rounds leave follows, where the task has no remains.
+#[test]
+fn specimens_are_right_when_rounds_turn_into_post_copy() {
+    for mode in ["once", "back", "five"] {
+        check_by("auto:0us", mode);
+    }
+}
+
 #[test]
 fn specimens_are_right_when_moved_once() {
     check("once");

@@ -79,9 +79,14 @@ fn cases(roles: &[Roles]) -> Vec<Case> {
             for (point, fate) in CASES.into_iter().chain(ROUNDS) {
                 cases.push(Case { roles, point, fate, strategy: "pre-copy" });
             }
-            let others = CASES.into_iter().filter(|case| LAZY.iter().all(|lazy| lazy.0 != case.0));
-            for (point, fate) in others.chain(LAZY).chain(FOLLOWING) {
+            let others =
+                || CASES.into_iter().filter(|case| LAZY.iter().all(|lazy| lazy.0 != case.0));
+            for (point, fate) in others().chain(LAZY).chain(FOLLOWING) {
                 cases.push(Case { roles, point, fate, strategy: "post-copy" });
+            }
+            // Rounds, and what they leave follows.
+            for (point, fate) in others().chain(ROUNDS).chain(LAZY) {
+                cases.push(Case { roles, point, fate, strategy: "auto:0us" });
             }
         }
     }

@@ -8,7 +8,7 @@ use migrt_proto::{
 use crate::{
     chaos::Trouble,
     event::Event,
-    process::{Local, Plan},
+    process::{Local, PAGES, Plan},
     world::World,
 };
 
@@ -109,7 +109,9 @@ impl World {
             Action::Serve { task, epoch, .. } => {
                 let local = process.tasks.remove(&task).expect("a frozen copy");
                 assert!(local.frozen, "{task} was served while it ran");
+                let had_rounds = local.plan.is_some_and(|plan| plan.stream.is_some());
                 process.serving.insert(task, (epoch, local));
+                self.report.mixed += u64::from(had_rounds);
                 self.report.lazy += 1;
                 self.at(slow, Event::Push { at, task, epoch });
             }
@@ -151,6 +153,7 @@ impl World {
                 }
             }
             Action::MemberUp { .. } | Action::NodeDead { .. } | Action::Custom { .. } => {}
+            Action::NotTaken { .. } => {}
             other => panic!("an action that the model does not know: {other:?}"),
         }
     }
@@ -185,6 +188,9 @@ impl World {
             plan: None,
             missing: 0,
             source: None,
+            is_parcel: false,
+            wants: None,
+            pages: [0; PAGES],
         };
         process.tasks.insert(task, local);
         self.runs(at, task, epoch, slot);

@@ -76,6 +76,7 @@ pub(crate) enum Event {
         task: TaskId,
         epoch: Epoch,
         page: u8,
+        value: u32,
     },
     /// The source of a lazy move sends a page that nobody asked for.
     Push {
@@ -185,9 +186,9 @@ impl World {
                     self.page_wanted(at, from, conn, (task, epoch), page);
                 }
             }
-            Event::Page { conn, from, to, task, epoch, page } => {
+            Event::Page { conn, from, to, task, epoch, page, value } => {
                 if self.net.is_current(from.node, to.node, conn) {
-                    self.page_arrives(at, task, epoch, page);
+                    self.page_arrives(at, (task, epoch), page, value);
                 }
             }
             Event::Push { task, epoch, .. } => self.push(at, task, epoch),

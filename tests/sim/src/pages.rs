@@ -52,7 +52,13 @@ impl World {
         let is_served = process.serving.get(&task).is_some_and(|served| served.0 == epoch);
         let is_frozen = process.tasks.get(&task).is_some_and(|local| local.frozen);
         if is_served || is_frozen {
-            return self.at(delay, Event::Page { conn, from: at, to: from, task, epoch, page });
+            let copy = match process.serving.get(&task) {
+                Some(served) if is_served => &served.1,
+                _ => &process.tasks[&task],
+            };
+            let value = copy.pages[usize::from(page)];
+            let event = Event::Page { conn, from: at, to: from, task, epoch, page, value };
+            return self.at(delay, event);
         }
         let now = self.now;
         let needs = self.process(from).is_some_and(|process| process.may_run(now))
@@ -63,10 +69,20 @@ impl World {
         }
     }
 
-    pub(crate) fn page_arrives(&mut self, at: Place, task: TaskId, epoch: Epoch, page: u8) {
+    pub(crate) fn page_arrives(
+        &mut self,
+        at: Place,
+        (task, epoch): (TaskId, Epoch),
+        page: u8,
+        value: u32,
+    ) {
         let now = Micros(self.now);
         let Some(local) = self.lacking(at, task, epoch) else { return };
-        local.missing &= !(1 << page);
+        // It may have come before, and have been written since.
+        if local.lacks(page.into()) {
+            local.missing &= !(1 << page);
+            local.pages[usize::from(page)] = value;
+        }
         if local.missing == 0 {
             local.source = None;
             self.process(at).expect("it is there").core.whole(now, task, epoch);
@@ -79,11 +95,13 @@ impl World {
         if process.serving.get(&task).is_none_or(|served| served.0 != epoch) {
             return;
         }
-        let to = process.serving[&task].1.plan.expect("it was moved").to;
+        let copy = &process.serving[&task].1;
+        let to = copy.plan.expect("it was moved").to;
+        let value = copy.pages[usize::from(page)];
         if let Some(link) = self.net.conn(at.node, to) {
             let (conn, ends) = (link.id, link.ends);
             let to = if ends.0 == at { ends.1 } else { ends.0 };
-            self.at(delay, Event::Page { conn, from: at, to, task, epoch, page });
+            self.at(delay, Event::Page { conn, from: at, to, task, epoch, page, value });
         }
         let again = self.rng.range(5_000, 60_000);
         self.at(again, Event::Push { at, task, epoch });

@@ -26,7 +26,18 @@ pub(crate) struct Local {
     /// Its pages that are still at the source of the move that brought it here, one bit each.
     pub(crate) missing: u8,
     pub(crate) source: Option<Place>,
+    /// It does not run, and is ended by the task that waits for it.
+    pub(crate) is_parcel: bool,
+    /// A parcel that it is to take.
+    pub(crate) wants: Option<TaskId>,
+    /// What is in each of its pages: the number of the last step that wrote there, or `GONE`.
+    pub(crate) pages: [u32; PAGES],
 }
+
+/// Pages of a task. Step `n` writes page `n % PAGES`.
+pub(crate) const PAGES: usize = 6;
+/// There is nothing in a page.
+pub(crate) const GONE: u32 = u32::MAX;
 
 /// A move as its driver sees it.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +65,19 @@ impl Local {
 
     pub(crate) fn is_runnable(&self) -> bool {
         !self.frozen
+    }
+
+    pub(crate) fn lacks(&self, page: usize) -> bool {
+        self.missing & 1 << page != 0
+    }
+
+    /// A page that is here and does not hold what the task's last step on it has written.
+    pub(crate) fn wrong_page(&self) -> Option<usize> {
+        let (pages, steps) = (PAGES as u64, self.steps);
+        let last_step = |page| steps.checked_sub(page).map_or(0, |past| steps - past % pages);
+        (0..PAGES).find(|&page| {
+            !self.lacks(page) && u64::from(self.pages[page]) != last_step(page as u64)
+        })
     }
 }
 

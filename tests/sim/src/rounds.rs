@@ -5,7 +5,7 @@
 //! the stream in a way that the other side sees, or forget to: the protocol must not need it.
 
 use migrt_proto::{
-    Epoch, Micros, NodeId, Place, TaskId,
+    Epoch, Fault, Micros, NodeId, Place, TaskId,
     wire::{Refusal, Strategy},
 };
 
@@ -13,7 +13,7 @@ use crate::{
     chaos::Trouble,
     event::Event,
     net::ConnId,
-    process::{Arrival, Local, Plan},
+    process::{Arrival, GONE, Local, PAGES, Plan},
     world::World,
 };
 
@@ -26,9 +26,10 @@ impl World {
                 (self.rng.range(0, u64::from(max_rounds) + 1) as u32, false)
             }
             Strategy::PostCopy => (0, true),
-            Strategy::Auto { .. } => match self.rng.range(0, 3) {
+            Strategy::Auto { .. } | Strategy::Usual => match self.rng.range(0, 4) {
                 0 => (0, false),
                 1 => (self.rng.range(1, 4) as u32, false),
+                2 => (self.rng.range(1, 4) as u32, true),
                 _ => (0, true),
             },
         }
@@ -38,6 +39,10 @@ impl World {
     pub(crate) fn copy_of(&mut self, at: Place, local: &Local, epoch: Epoch) -> Local {
         let lazy = local.plan.is_some_and(|plan| plan.lazy);
         let missing = if lazy { self.rng.range(0, 64) as u8 } else { 0 };
+        let mut pages = local.pages;
+        for page in (0..PAGES).filter(|page| missing & 1 << page != 0) {
+            pages[page] = GONE;
+        }
         Local {
             epoch,
             frozen: false,
@@ -46,6 +51,7 @@ impl World {
             plan: None,
             missing,
             source: lazy.then_some(at),
+            pages,
             ..local.clone()
         }
     }
@@ -160,9 +166,17 @@ impl World {
     pub(crate) fn rest_arrives(&mut self, at: Place, task: TaskId, epoch: Epoch, local: Local) {
         let delay = self.rng.range(100, 20_000);
         let process = self.process(at).expect("checked");
+        let keeps_old = process.fault == Fault::KeepOldPages;
         let arrival = process.arriving.get_mut(&task);
         if let Some(arrival) = arrival.filter(|arrival| arrival.local.epoch == epoch) {
-            arrival.local = local;
+            let rounds = std::mem::replace(&mut arrival.local, local);
+            if keeps_old {
+                let local = &mut arrival.local;
+                for page in (0..PAGES).filter(|&page| local.missing & 1 << page != 0) {
+                    local.pages[page] = rounds.pages[page];
+                }
+                local.missing = 0;
+            }
             self.at(delay, Event::Install { at, task, epoch });
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     check::{Checker, Violation},
     event::Event,
     net::{ConnId, Net},
-    process::{Local, Process},
+    process::{Local, PAGES, Process},
     rng::Rng,
 };
 
@@ -36,8 +36,12 @@ pub struct Report {
     pub called_off: u64,
     /// Lazy moves that were committed and served.
     pub lazy: u64,
+    /// Of these, the ones whose first pages went in rounds.
+    pub mixed: u64,
     /// Tasks that ended since their pages were gone.
     pub pages_lost: u64,
+    /// Parcels that were taken by the task they were for.
+    pub parcels: u64,
     /// Events played.
     pub events: u64,
 }
@@ -200,10 +204,13 @@ impl World {
                 .tasks
                 .iter()
                 // A task that touches a missing page waits for it.
+                // A parcel runs to end only.
+                .filter(|(_, local)| !local.is_parcel || local.cancel)
                 .filter(|(_, local)| local.is_runnable() && (local.missing == 0 || rng.chance(60)))
                 .map(|(task, _)| *task)
                 .collect();
             for task in runnable.into_iter().filter(|_| rng.chance(70)) {
+                self.want(at, task);
                 self.step(at, task);
             }
         }
@@ -221,13 +228,23 @@ impl World {
             .clone();
         self.checker.runs(now, &self.processes, at, task, local.epoch);
         self.checker.slot_used(now, &self.processes, at, task, local.slot);
+        if let Some(page) = local.wrong_page() {
+            let text = format!("page {page} of {task} at {at} is not as it was left: {local:?}");
+            self.checker.fail(now, "I4", text);
+        }
         let process = self.process(at).expect("it was there");
         let outcome = if local.cancel {
             Outcome::Cancelled
         } else if local.steps >= local.goal && local.missing & Local::LAST_PAGE == 0 {
             Outcome::Returned(local.steps.to_le_bytes().to_vec())
         } else {
-            process.tasks.get_mut(&task).expect("it was there").steps += 1;
+            let step = local.steps + 1;
+            let page = (step % PAGES as u64) as usize;
+            // One that touches a missing page waits for it.
+            if !local.lacks(page) {
+                let local = process.tasks.get_mut(&task).expect("it was there");
+                (local.steps, local.pages[page]) = (step, step as u32);
+            }
             return;
         };
         process.tasks.remove(&task);

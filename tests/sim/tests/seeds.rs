@@ -53,7 +53,9 @@ fn add(total: &mut Report, report: &Report) {
     total.rounds += report.rounds;
     total.called_off += report.called_off;
     total.lazy += report.lazy;
+    total.mixed += report.mixed;
     total.pages_lost += report.pages_lost;
+    total.parcels += report.parcels;
     total.events += report.events;
 }
 
@@ -67,7 +69,9 @@ fn two_thousand_seeds_keep_the_invariants() {
     // The faults have to bite, or the seeds show nothing.
     assert!(total.tasks > 50_000 && total.moves > 50_000 && total.failed > 10_000, "{total:?}");
     assert!(total.rounds > 20_000 && total.called_off > 3_000, "{total:?}");
-    assert!(total.lazy > 10_000 && total.pages_lost > 100, "{total:?}");
+    assert!(total.lazy > 10_000 && total.mixed > 1_000, "{total:?}");
+    assert!(total.pages_lost > 100, "{total:?}");
+    assert!(total.parcels > 1_000, "{total:?}");
     assert!(total.doubts > 10 && total.lost > 1_000 && total.deaths > 2_000, "{total:?}");
 }
 

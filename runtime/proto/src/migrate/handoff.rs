@@ -51,6 +51,8 @@
 //! 14. If the source dies first, the target is told (`SourceLost`) and ends the task as lost, with the number of pages
 //!     that were missing, unless the last of them has come after all. A task that ends while it lacks pages needs none,
 //!     nor does a copy that was dropped with its home (rule 8): also `Whole`.
+//! 15. Rounds may end in a lazy freeze: what they have sent and was not written since is there, the rest follows. The
+//!     target lets go what it has of the pages that follow before it is `Ready`: nobody reads an old version.
 
 use std::collections::{BTreeMap, BTreeSet};
 

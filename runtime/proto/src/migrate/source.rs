@@ -79,7 +79,7 @@ impl Handoff {
     /// The driver has frozen the task (rule 2); `lazy`: and will ship the head of it only.
     pub(crate) fn frozen(&mut self, cx: &mut Cx<'_>, task: TaskId, lazy: bool) {
         let Some(resident) = self.resident(task) else { return };
-        let State::Ordered { target, epoch, copying } = resident.state else {
+        let State::Ordered { target, epoch, .. } = resident.state else {
             if matches!(resident.state, State::Running) {
                 // The move failed while the driver was freezing.
                 let why = Refusal::Other { why: "the move was given up before the freeze".into() };
@@ -87,7 +87,6 @@ impl Handoff {
             }
             return;
         };
-        debug_assert!(!copying || !lazy, "{task}: rounds were sent, and now a head");
         debug_assert!(
             resident.lacking.is_none(),
             "I4 (rule 13): {task} was frozen while it lacked pages"

@@ -54,7 +54,15 @@ impl Core {
             return self.fence("this node was declared dead by the starting node");
         }
         if !self.members.bury(dead) {
+            let is_news = !self.members.is_dead(dead);
             self.members.remember_dead(dead, Generation(0));
+            if is_news {
+                // The node's next process has said hello before this word came, so the dead one was never known here.
+                // The others wait for this node's word all the same.
+                for node in self.members.others() {
+                    self.out.frame(node, Frame::DeadSeen { place: dead });
+                }
+            }
             return;
         }
         self.courier.close(dead.node);

@@ -1,11 +1,15 @@
 //! Which strategy a task moves by when its caller only says how long it may stand still.
 //!
 //! ```text
-//! everything fits into the pause                 stop-copy     nothing to track, nothing to wait for
+//! as short as a hand-off, or few pages           stop-copy     nothing to track, nothing to wait for
 //! writes slower than the link, or unknown        pre-copy      no page is missed afterwards
+//! else, if everything fits into the pause        stop-copy     rounds would be sent in vain
 //! else, if missing pages can be served           post-copy     the pause does not depend on the writes
 //! else                                           pre-copy, or stop-copy without tracking, and it says what it costs
 //! ```
+//!
+//! What fits into the pause goes in rounds all the same if it takes much longer than a hand-off: a short pause is sought
+//! where it costs little ([`goal`]).
 //!
 //! After rounds that did not converge [`fallback`] decides again, with what the rounds have measured. Absent: the
 //! caller's own choice of a strategy, which is not asked about here.
@@ -17,6 +21,10 @@ use crate::time::Micros;
 
 /// Pre-copy needs a link this many times as fast as the task writes: each round then leaves at most half.
 const MARGIN: u64 = 2;
+/// A pause of so many hand-offs with nothing to send is short.
+const SHORT: u64 = 2;
+/// A round of so few pages, and the thread that makes it, cost more than the pause that they save.
+const FEW_PAGES: u64 = 64;
 /// Pages that travel with the head of a post-copy move: registers, TLS, stack top and the hot set.
 const HEAD_PAGES: u64 = 16;
 
@@ -60,6 +68,9 @@ pub struct AutoInput {
     pub can_track: bool,
     /// Whether faults on missing pages can be served there.
     pub can_fault: bool,
+    /// Whether the task was there just before: it would come over its own remains, and these are compared page by page
+    /// before it runs.
+    pub was_there: bool,
 }
 
 /// What was chosen.
@@ -103,6 +114,8 @@ pub enum Reason {
     NoFaults,
     /// Neither tracking nor missing pages.
     Neither,
+    /// It writes too much for rounds, and would come over its own remains.
+    Remains,
     /// The rounds ended and what is left fits into the pause.
     Converged,
     /// The rounds ended without leaving less.
@@ -128,6 +141,9 @@ impl fmt::Display for Reason {
             Reason::Neither => {
                 "writes cannot be tracked here and the target cannot serve missing pages"
             }
+            Reason::Remains => {
+                "it writes more than rounds can follow, and the target compares it with its remains"
+            }
             Reason::Converged => "the rounds left little enough",
             Reason::DidNotShrink => "the rounds stopped leaving less",
             Reason::RoundsUsedUp => "all rounds that are allowed were used",
@@ -143,7 +159,8 @@ pub fn pick(input: AutoInput) -> Choice {
         Choice { strategy, why, expected_pause, meets_max_pause: expected_pause <= max_pause }
     };
     let all = choose(Strategy::StopCopy, Reason::Fits, live_pages);
-    if all.meets_max_pause {
+    let is_short = all.expected_pause <= goal(link, max_pause) || live_pages <= FEW_PAGES;
+    if all.meets_max_pause && (is_short || !can_track) {
         return all;
     }
     let head = HEAD_PAGES.min(live_pages);
@@ -160,16 +177,24 @@ pub fn pick(input: AutoInput) -> Choice {
             choose(Strategy::PreCopy, Reason::RateUnknown, left)
         }
         None => choose(Strategy::PreCopy, Reason::Converges, left),
+        Some(_) if all.meets_max_pause => all,
+        Some(_) if input.was_there => choose(Strategy::PreCopy, Reason::Remains, left),
         Some(why) if can_fault => choose(Strategy::PostCopy, why, head),
         Some(_) => choose(Strategy::PreCopy, Reason::NoFaults, left),
     }
+}
+
+/// The pause that is short enough for rounds to end: hardly more than a hand-off takes in any case.
+pub fn goal(link: LinkRate, max_pause: Micros) -> Micros {
+    Micros(link.fixed.0.saturating_mul(SHORT)).min(max_pause)
 }
 
 /// What speaks against pre-copy, and how many pages it would leave for the pause.
 fn forecast(input: &AutoInput) -> (Option<Reason>, u64) {
     let AutoInput { live_pages, link, page_len, max_pause, .. } = *input;
     let working_set = input.working_set_pages.unwrap_or(0).min(live_pages);
-    let fits = |pages| link.pause(pages, page_len) <= max_pause;
+    // Nothing is as little as there can be, whatever an empty hand-off takes.
+    let fits = |pages| pages == 0 || link.pause(pages, page_len) <= max_pause;
     let Some(rate) = input.dirty_pages_per_s else {
         let trouble = (!fits(working_set)).then_some(Reason::WorkingSetTooLarge);
         return (trouble, working_set);
@@ -235,6 +260,7 @@ mod tests {
             max_pause: Micros(3_000),
             can_track: true,
             can_fault: true,
+            was_there: false,
         }
     }
 
@@ -248,17 +274,41 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_copied_at_once() {
-        check(task(MIB), Strategy::StopCopy, Reason::Fits, true);
+    fn what_is_short_is_copied_at_once() {
+        check(task(MIB / 8), Strategy::StopCopy, Reason::Fits, true);
         check(task(0), Strategy::StopCopy, Reason::Fits, true);
-        let fast = AutoInput { dirty_pages_per_s: Some(u64::MAX), ..task(2 * MIB) };
+        let fast = AutoInput { dirty_pages_per_s: Some(u64::MAX), ..task(MIB / 8) };
         check(fast, Strategy::StopCopy, Reason::Fits, true);
+    }
+
+    #[test]
+    fn what_fits_goes_in_rounds_unless_these_would_be_in_vain() {
+        check(task(MIB), Strategy::PreCopy, Reason::RateUnknown, true);
+        let modest = AutoInput { dirty_pages_per_s: Some(10 * MIB), ..task(MIB) };
+        check(modest, Strategy::PreCopy, Reason::Converges, true);
+        let fast = AutoInput { dirty_pages_per_s: Some(500 * MIB), ..modest };
+        check(fast, Strategy::StopCopy, Reason::Fits, true);
+        let no_tracking = AutoInput { can_track: false, ..modest };
+        check(no_tracking, Strategy::StopCopy, Reason::Fits, true);
+        let hurry = AutoInput { max_pause: Micros(1_000), ..fast };
+        check(hurry, Strategy::PostCopy, Reason::WritesTooFast, true);
+    }
+
+    #[test]
+    fn over_its_own_remains_rounds_are_tried_first() {
+        let back =
+            AutoInput { was_there: true, dirty_pages_per_s: Some(500 * MIB), ..task(256 * MIB) };
+        check(back, Strategy::PreCopy, Reason::Remains, false);
+        let modest = AutoInput { dirty_pages_per_s: Some(10 * MIB), ..back };
+        check(modest, Strategy::PreCopy, Reason::Converges, true);
     }
 
     #[test]
     fn rounds_are_for_writers_that_they_can_follow() {
         let large = task(256 * MIB);
         check(large, Strategy::PreCopy, Reason::RateUnknown, true);
+        let no_pause = AutoInput { max_pause: Micros::ZERO, ..large };
+        check(no_pause, Strategy::PreCopy, Reason::RateUnknown, false);
         let modest = AutoInput { dirty_pages_per_s: Some(10 * MIB), ..large };
         check(modest, Strategy::PreCopy, Reason::Converges, true);
         let fast = AutoInput { dirty_pages_per_s: Some(500 * MIB), ..large };

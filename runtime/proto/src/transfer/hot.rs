@@ -96,6 +96,14 @@ impl Hot {
         profile.hottest().into_iter().take(budget).map(|(page, _)| page).collect()
     }
 
+    /// As [`Hot::predict`], but only pages that more than one move has found among the first. A task that goes here
+    /// and there touches other pages each time, and none of them is worth a place in a head.
+    pub fn likely(&self, entry: EntryId, budget: usize) -> Vec<HotPage> {
+        let Some(profile) = self.profiles.get(&entry) else { return Vec::new() };
+        let likely = profile.hottest().into_iter().filter(|(_, heat)| *heat > HEAT_FIRST);
+        likely.take(budget).map(|(page, _)| page).collect()
+    }
+
     /// Joins another node's profiles into these.
     pub fn merge(&mut self, other: &Hot) {
         for (entry, theirs) in &other.profiles {

@@ -11,7 +11,8 @@
 //! 1. Push takes pages outward from the **pivots**, the pages that faulted last: newest pivot first, a chunk upward, a
 //!    chunk downward, then the next pivot. A fault near a pivot moves it; the oldest of more than [`PIVOTS_MAX`] is
 //!    forgotten. Without a pivot it goes upward from the lowest page.
-//! 2. At most `credit` pushed chunks are in flight; only `acked`, `lost` and `link_lost` give credit back. Answers to
+//! 2. At most `credit` pushed chunks are in flight, and only two as long as demands come, for these wait behind what is
+//!    on the wire: after a demand [`WARY`] chunks go so. Only `acked`, `lost` and `link_lost` give credit back. Answers to
 //!    demands need no credit: they travel on their own stream, before any chunk.
 //! 3. A demand for an unsent page is answered at once, with readahead when the faults look like a scan.
 //! 4. A demand for a page in the *oldest* pushed chunk, or in an answer to an earlier demand, needs nothing: it is on
@@ -36,6 +37,9 @@ use super::{
 
 /// How many pivots are kept.
 pub const PIVOTS_MAX: usize = 7;
+
+/// Pushed chunks that go two at a time after a demand.
+pub const WARY: u32 = 4;
 
 /// A chunk's number, in the order of sending; answers to demands are numbered along. Comes back as acknowledgement.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -102,12 +106,16 @@ pub struct Push {
     all: PageSet,
     unsent: PageSet,
     there: PageSet,
+    /// Of these, pages that it has from before; some may turn out to be gone.
+    kept: PageSet,
     /// Demanded and not there.
     owed: PageSet,
     /// What had left at least once.
     sent_once: PageSet,
     flights: BTreeMap<ChunkId, Flight>,
     bulk_in_flight: u32,
+    /// Chunks that go two at a time yet.
+    wary: u32,
     is_linked: bool,
     next_id: u64,
     /// Newest first.
@@ -131,10 +139,12 @@ impl Push {
             all: missing.clone(),
             unsent: missing,
             there: PageSet::new(),
+            kept: PageSet::new(),
             owed: PageSet::new(),
             sent_once: PageSet::new(),
             flights: BTreeMap::new(),
             bulk_in_flight: 0,
+            wary: 0,
             is_linked: true,
             next_id: 0,
             pivots: VecDeque::new(),
@@ -142,6 +152,25 @@ impl Push {
             readahead: Readahead::new(u64::from(limits.readahead_pages)),
             counts: PushCounts::default(),
         }
+    }
+
+    /// As [`Push::new`], for a target that has kept the pages of `same`: they are sent if it turns out that it has
+    /// not: if the target demands one.
+    pub fn over(missing: PageSet, same: PageSet, limits: PushLimits) -> Push {
+        let mut push = Push::new(missing, limits);
+        push.all.add_all(&same);
+        push.there.add_all(&same);
+        push.kept = same;
+        push
+    }
+
+    /// The target asks for `run`: if it was to have kept any of it, it has not. That is pushed like the rest: until all
+    /// is there the target may take no other stream.
+    fn lacks(&mut self, run: Run) -> bool {
+        let lost = self.kept.within(run);
+        self.kept.remove_all(&lost);
+        self.resent(&lost);
+        !lost.is_empty()
     }
 
     /// The task touched `page`: push goes on from there (rule 1). [`Push::demanded`] does this by itself.
@@ -155,7 +184,8 @@ impl Push {
 
     /// The next chunk to push; `None` while all is sent, credit is used up, or the link is down.
     pub fn next_chunk(&mut self) -> Option<Chunk> {
-        if !self.is_linked || self.bulk_in_flight >= self.limits.credit || self.unsent.is_empty() {
+        let credit = if self.wary > 0 { self.limits.credit.min(2) } else { self.limits.credit };
+        if !self.is_linked || self.bulk_in_flight >= credit || self.unsent.is_empty() {
             return None;
         }
         let count = u64::from(self.limits.chunk_pages);
@@ -192,8 +222,13 @@ impl Push {
             answer.needless = run.count;
             return answer;
         }
+        if self.lacks(run) {
+            answer.needless = run.count;
+            return answer;
+        }
         let wanted = self.all.within(run);
         if let Some(first) = wanted.first_from(run.first) {
+            self.wary = WARY;
             self.fault(first);
             self.owed.add_all(&wanted.difference(&self.there));
         }
@@ -258,6 +293,7 @@ impl Push {
     /// The target has installed the chunk. Unknown numbers are passed over (rule 6).
     pub fn acked(&mut self, chunk: ChunkId) {
         if let Some(flight) = self.land(chunk) {
+            self.wary = self.wary.saturating_sub(u32::from(!flight.by_demand));
             self.there.add_all(&flight.pages.intersection(&self.all));
             self.owed.remove_all(&flight.pages);
         }

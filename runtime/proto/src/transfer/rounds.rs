@@ -6,8 +6,9 @@
 //!   next(dirty) -> freeze         the outstanding pages go with the frozen task
 //! ```
 //!
-//! 1. The rounds stop when the outstanding pages fit into the pause at the rate that was measured (converged), when
-//!    sending makes them no fewer (not shrinking), or when there were `max_rounds`. So they always stop.
+//! 1. The rounds stop when the outstanding pages fit into the goal at the rate that was measured (converged), when
+//!    sending makes them no fewer (not shrinking), or when there were `max_rounds`. So they always stop. What fits into
+//!    the pause, if not into the goal, goes on only as long as each round leaves less, and has converged then.
 //! 2. Pages written in at least two of the last [`WINDOW`] rounds are the *writable working set*: they would be dirty
 //!    again before they arrive. With `hold_back` they are outstanding until the freeze, or until they cool down.
 //! 3. A page that was sent and then freed leaves old bytes at the target: [`Rounds::retracted`] names them, to be
@@ -29,11 +30,16 @@ const SHRINK_PERCENT: u64 = 90;
 /// Shipments shorter than this say more about latency than about the rate.
 const MEASURE_LEN_MIN: u64 = 1 << 20;
 
+/// Rounds shorter than this say little about how fast the task writes.
+const RATE_SPAN_MIN: Micros = Micros::from_millis(2);
+
 /// What the caller allows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// The pause to stay within.
     pub max_pause: Micros,
+    /// The pause that is good enough: no round is worth its while below. Never more than `max_pause`.
+    pub goal: Micros,
     /// Most rounds of sending; 0 freezes at once.
     pub max_rounds: u32,
     /// Whether the writable working set is kept for the last shipment.
@@ -117,7 +123,7 @@ pub struct RoundsRecord {
     pub working_set_pages: u64,
     /// The link's rate as measured, or as given when nothing was measured.
     pub bytes_per_s: u64,
-    /// Distinct pages written per second during the last round, if there was one.
+    /// Distinct pages written per second during the last round that was long enough to tell, or the first.
     pub dirty_pages_per_s: Option<u64>,
     /// Why the rounds stopped, once they have.
     pub frozen: Option<FreezeWhy>,
@@ -181,19 +187,23 @@ impl Rounds {
         if let Some(why) = self.record.frozen {
             return self.freeze(why);
         }
-        if self.outstanding.is_empty() || self.expected_pause() <= self.limits.max_pause {
+        let Limits { max_pause, goal, .. } = self.limits;
+        let pause = self.expected_pause();
+        if self.outstanding.is_empty() || pause <= goal.min(max_pause) {
             return self.freeze(FreezeWhy::Converged);
         }
+        let fits = pause <= max_pause;
+        let end = |why| if fits { FreezeWhy::Converged } else { why };
         if self.record.rounds.len() as u64 >= u64::from(self.limits.max_rounds) {
-            return self.freeze(FreezeWhy::RoundLimit);
+            return self.freeze(end(FreezeWhy::RoundLimit));
         }
         let send = if self.limits.hold_back {
             self.outstanding.difference(&working_set)
         } else {
             self.outstanding.clone()
         };
-        if send.is_empty() || self.is_stuck() {
-            return self.freeze(FreezeWhy::NotShrinking);
+        if send.is_empty() || self.is_stuck(fits) {
+            return self.freeze(end(FreezeWhy::NotShrinking));
         }
         self.outstanding.remove_all(&send);
         self.sent.add_all(&send);
@@ -207,7 +217,8 @@ impl Rounds {
     }
 
     fn note_written(&mut self, dirty: &PageSet) {
-        if self.since > Micros::ZERO {
+        let is_long = self.since >= RATE_SPAN_MIN || self.record.dirty_pages_per_s.is_none();
+        if is_long && self.since > Micros::ZERO {
             let per_s = u128::from(dirty.len()) * 1_000_000 / u128::from(self.since.0);
             self.record.dirty_pages_per_s = Some(u64::try_from(per_s).unwrap_or(u64::MAX));
         }
@@ -227,13 +238,13 @@ impl Rounds {
         often
     }
 
-    /// Whether the rounds have stopped making progress.
-    fn is_stuck(&mut self) -> bool {
+    /// Whether the rounds have stopped making progress. Where what is left `fits` there is no patience.
+    fn is_stuck(&mut self, fits: bool) -> bool {
         let outstanding = self.outstanding.len();
         let goal = (u128::from(self.fewest) * u128::from(SHRINK_PERCENT) / 100) as u64;
         self.stalls = if outstanding <= goal { 0 } else { self.stalls + 1 };
         self.fewest = self.fewest.min(outstanding);
-        self.stalls >= STALLS_MAX
+        self.stalls >= if fits { 1 } else { STALLS_MAX }
     }
 
     fn freeze(&mut self, why: FreezeWhy) -> Step {

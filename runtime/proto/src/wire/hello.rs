@@ -43,6 +43,8 @@ pub struct Hello {
     pub node: NodeId,
     /// Its process.
     pub incarnation: Incarnation,
+    /// Whether faults on missing pages can be served there (post-copy). Not compared: it is no reason to refuse.
+    pub can_fault: bool,
 }
 
 /// The first difference between two hellos.
@@ -173,6 +175,7 @@ mod tests {
             entries: 11,
             node: NodeId(node),
             incarnation: Incarnation(12),
+            can_fault: true,
         }
     }
 

@@ -21,4 +21,4 @@ pub use ship::{PageRun, ShipHeader, ShipSlot, StreamHead};
 pub use strategy::{PAUSE_MAX, ROUND_COUNT_MAX, Strategy};
 
 /// Changed with every change of a frame; compared in the hello.
-pub const WIRE_VERSION: u32 = 3;
+pub const WIRE_VERSION: u32 = 4;

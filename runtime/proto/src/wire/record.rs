@@ -55,6 +55,10 @@ pub struct MoveRecord {
     pub max_pause_us: Option<u64>,
     /// Pages that it waited for after it went on.
     pub faults: u64,
+    /// Different pages that it wrote per second, as rounds have measured it; half of the last value where none did.
+    pub dirty_pages_per_s: Option<u64>,
+    /// Pages that it wrote again and again, likewise.
+    pub working_set_pages: Option<u64>,
 }
 
 impl MoveRecord {

@@ -31,6 +31,8 @@ pub enum Strategy {
         #[serde(with = "pause")]
         max_pause: Micros,
     },
+    /// The task's own strategy, or that of its program: the caller has no wish.
+    Usual,
 }
 
 /// Longest pause that can be asked for; whoever allows more has no limit in mind.
@@ -56,7 +58,7 @@ impl Strategy {
                 hold_back,
             },
             Strategy::Auto { max_pause } => Strategy::Auto { max_pause: max_pause.min(PAUSE_MAX) },
-            Strategy::StopCopy | Strategy::PostCopy => self,
+            Strategy::StopCopy | Strategy::PostCopy | Strategy::Usual => self,
         }
     }
 }

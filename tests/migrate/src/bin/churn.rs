@@ -12,6 +12,12 @@ use migrt_test_migrate::usage;
 const NODES: u16 = 2;
 const TASKS: u64 = 4;
 
+/// Bytes of departed tasks' pages, for their return.
+#[migrt::migratable]
+fn kept() -> u64 {
+    migrt::metrics().bytes_kept
+}
+
 /// Walks there and back with a little of everything: small blocks, a large one, frees on both sides.
 #[migrt::migratable]
 fn walk(seed: u64, rounds: u64) -> u64 {
@@ -79,7 +85,12 @@ fn tour(rounds: u64) -> Result<(), String> {
     let (moves_before, refused_before) = (moves(), refused());
     walk_all(rounds / TASKS)?;
     println!("moves {} refused {}", moves() - moves_before, refused() - refused_before);
-    usage::returned_to(&before)
+    let compared = usage::returned_to(&before);
+    for node in migrt::nodes() {
+        let bytes = migrt::spawn_on(node, kept()).join().map_err(|e| e.to_string())?;
+        println!("kept {bytes}");
+    }
+    compared
 }
 
 fn main() -> ExitCode {

@@ -307,6 +307,22 @@ fn slowly(seed: u64, pages: usize, ms: u64) -> u64 {
     longest.as_millis() as u64
 }
 
+/// Touches the same few of its pages first, whenever it has moved, and all when they have come.
+#[migrt::migratable]
+fn habit(seed: u64, pages: usize) -> u64 {
+    let held = block(pages, seed);
+    wait_for_move();
+    for at in 1..=HABITS {
+        look(&held, seed, at * pages / (HABITS + 1));
+    }
+    migrt::sleep(Duration::from_millis(500));
+    check(&held, seed);
+    held[0]
+}
+
+/// Pages that `habit` touches first.
+const HABITS: usize = 12;
+
 fn faults() -> u64 {
     migrt::cluster_metrics().iter().map(|(_, metrics)| metrics.demand_faults).sum()
 }
@@ -348,6 +364,14 @@ fn run(case: &str) -> Result<(), String> {
                     post(&task, to)?;
                 }
                 task.join().map_err(|why| why.to_string())?;
+            }
+        }
+        // Each task is new to both nodes; what they have in common is their entry.
+        "habit" => {
+            for trip in 0..6 {
+                let before = faults();
+                once!(migrt::spawn(habit(trip, 8192)))?;
+                println!("trip {}", faults() - before);
             }
         }
         "short" => {

@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use migrt::{NodeId, Strategy};
+use migrt::{Method, NodeId, Strategy};
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
@@ -152,10 +152,14 @@ fn main() -> migrt::Result<()> {
             hold_back: false,
         },
         "auto" => Strategy::Auto { max_pause: Duration::from_micros(500) },
+        // No pause is short enough: what rounds leave follows.
+        "mixed" => Strategy::Auto { max_pause: Duration::ZERO },
         other => panic!("no strategy {other}"),
     };
     let (heap, rate, moves, seed) =
         (number(1, 16) << 20, number(2, 10), number(3, 20), number(4, 1));
+    // So that no remains are left when it comes back, where the strategy is about that.
+    let rest = if args.first().is_some_and(|name| name == "mixed") { 1_500 } else { 5 };
     migrt::Builder::new().workers(2).local_nodes(2).run(move || {
         let task = migrt::spawn(write(heap, rate, seed));
         migrt::sleep(Duration::from_millis(200));
@@ -170,7 +174,7 @@ fn main() -> migrt::Result<()> {
             } else if moves <= 20 {
                 println!("move {number}: {:.1} ms", since.elapsed().as_secs_f64() * 1e3);
             }
-            migrt::sleep(Duration::from_millis(5));
+            migrt::sleep(Duration::from_millis(rest));
         }
         println!("{moves} moves in {:.2} s, {refused} refused", begin.elapsed().as_secs_f64());
         for node in migrt::nodes() {
@@ -178,6 +182,7 @@ fn main() -> migrt::Result<()> {
         }
         let (checks, moved) = task.join().expect("it ends when it is told");
         let mut pauses = Vec::new();
+        let mut mixed = 0;
         let (mut bytes, mut faults, mut pushed, mut demanded, mut doubled) = (0, 0, 0, 0, 0);
         for (_, metrics) in migrt::cluster_metrics() {
             pauses.extend(metrics.pauses_us);
@@ -186,6 +191,9 @@ fn main() -> migrt::Result<()> {
             pushed += metrics.pages_pushed;
             demanded += metrics.pages_demanded;
             doubled += metrics.pages_doubled;
+            let is_mixed =
+                |record: &&migrt::MoveRecord| record.method == Method::PostCopy && record.rounds > 0;
+            mixed += metrics.moves.iter().filter(is_mixed).count();
             if std::env::var_os("WRITER_RECORDS").is_some() {
                 for record in metrics.moves {
                     println!("{record:?}");
@@ -194,6 +202,7 @@ fn main() -> migrt::Result<()> {
         }
         pauses.sort_unstable();
         let at = |part: usize| pauses.get(pauses.len() * part / 100).copied().unwrap_or(0);
+        println!("mixed {mixed}");
         println!("{faults} faults, pages: {pushed} pushed, {demanded} demanded, {doubled} doubled");
         println!(
             "writer ok: {moved} moves, {checks} checks, {} MiB sent, pause median {} us, p90 {} us, max {} us",

@@ -53,6 +53,7 @@ impl Transfer {
     fn try_rounds(&mut self) -> Option<Rounds> {
         let limits = Limits {
             max_pause: Micros(self.rng.range(0, 100)),
+            goal: Micros(self.rng.range(0, 100)),
             max_rounds: self.rng.range(0, 7) as u32,
             hold_back: self.rng.chance(50),
             page_len: PAGE_LEN,
