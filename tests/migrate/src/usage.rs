@@ -83,11 +83,26 @@ pub fn measure() -> Result<Measured, String> {
     Ok(measured)
 }
 
-/// Prints both, a line per node and thing.
+/// How often nodes are measured before something counts as lost: remains that looked reached are kept until a later
+/// collector finds that they are not.
+const TRIES: u32 = 8;
+
+/// Waits until all is as it was `before`, and prints both.
 ///
 /// # Errors
-/// Something has not come back.
-pub fn compare(before: &Measured, after: &Measured) -> Result<(), String> {
+/// Something does not come back.
+pub fn returned_to(before: &Measured) -> Result<(), String> {
+    for _ in 1..TRIES {
+        match compare(before, &measure()?) {
+            Ok(()) => return Ok(()),
+            Err(why) => println!("not yet: {why}"),
+        }
+    }
+    compare(before, &measure()?)
+}
+
+/// Prints both, a line per node and thing.
+fn compare(before: &Measured, after: &Measured) -> Result<(), String> {
     for (node, (b, a)) in before.nodes.iter().zip(&after.nodes).enumerate() {
         println!("n{node} resident_kib before {} after {}", b.resident_kib, a.resident_kib);
         println!("n{node} mappings before {} after {}", b.mappings, a.mappings);

@@ -85,7 +85,7 @@ fn tour(rounds: u64) -> Result<(), String> {
     let (moves_before, refused_before) = (moves(), refused());
     walk_all(rounds / TASKS)?;
     println!("moves {} refused {}", moves() - moves_before, refused() - refused_before);
-    let compared = usage::compare(&before, &usage::measure()?);
+    let compared = usage::returned_to(&before);
     for node in migrt::nodes() {
         let bytes = migrt::spawn_on(node, kept()).join().map_err(|e| e.to_string())?;
         println!("kept {bytes}");

@@ -2,6 +2,7 @@
 //! its steps. `traveller LOG NODES HOME SOURCE TARGET LINGER_MS`: what becomes of it is printed as
 //! `outcome`, then node 0 lingers, so that anybody who should not run any more would be seen.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use migrt::{JoinHandle, NodeId};
@@ -35,6 +36,10 @@ fn walk(log: String, target: NodeId) -> String {
         steps::note(&log, 0, step, migrt::here().0);
         seen.push(format!("step {step}"));
         if step == MOVE_AT {
+            // Not before node 0 has its handle: it is the home that may die by the move.
+            while !GO.load(Ordering::SeqCst) {
+                migrt::sleep(Duration::from_millis(1));
+            }
             note = match migrt::migrate_to(target) {
                 Ok(()) => "moved".to_owned(),
                 Err(why) => format!("stayed: {why}"),
@@ -47,6 +52,14 @@ fn walk(log: String, target: NodeId) -> String {
     let whole = whole && block.iter().enumerate().all(|(at, &found)| found == word(at));
     assert!(whole, "I4: the heap of the task is not what it was: {seen:?}");
     note
+}
+
+/// The walker may move: told to its source.
+static GO: AtomicBool = AtomicBool::new(false);
+
+#[migrt::migratable]
+fn go() {
+    GO.store(true, Ordering::SeqCst);
 }
 
 /// Gives birth to the walker on its own node, which is then its home.
@@ -64,7 +77,10 @@ fn main() {
     let result = migrt::Builder::new().workers(2).local_nodes(number(1)).run(move || {
         let born = migrt::spawn_on(home, bear(log, source, target)).join();
         let outcome = match born {
-            Ok(walker) => walker.join(),
+            Ok(walker) => {
+                migrt::spawn_on(source, go()).join().expect("nothing has died yet");
+                walker.join()
+            }
             Err(why) => panic!("the walker was not born: {why}"),
         };
         println!("outcome {outcome:?}");
