@@ -15,6 +15,7 @@ mod load;
 mod log;
 mod method;
 mod mover;
+mod parcel;
 mod pattern;
 mod quic;
 mod random;
@@ -28,6 +29,8 @@ mod steady;
 mod swarm;
 mod switch;
 mod time_line;
+mod veth;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -48,6 +51,10 @@ struct Args {
     /// One line per figure: name, value, unit.
     #[arg(long, global = true)]
     plain: bool,
+    /// The two processes in network namespaces of their own, a veth pair of MTU 1500 between them:
+    /// for hop, compare, return and swarm. Needs root and `ip`.
+    #[arg(long, global = true)]
+    veth: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -59,6 +66,10 @@ enum Experiment {
     Compare(compare::Options),
     /// A task that comes back: the second trip beside the first.
     Return(round_trip::Options),
+    /// A large map handed from task to task.
+    Parcel(parcel::Options),
+    /// The rate of the wire in bulk, beside one bare stream.
+    Wire(wire::Options),
     /// Many small tasks to another node at once.
     Swarm(swarm::Options),
     /// Spawn, run and join in batches of 1,000.
@@ -79,10 +90,15 @@ enum Experiment {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.veth && !veth::is_inside() {
+        return in_namespaces(&args.experiment);
+    }
     let outcome = match args.experiment {
         Experiment::Hop(options) => hop::run(options),
         Experiment::Compare(options) => compare::run(options),
         Experiment::Return(options) => round_trip::run(options),
+        Experiment::Parcel(options) => parcel::run(options),
+        Experiment::Wire(options) => wire::run(options),
         Experiment::Swarm(options) => swarm::run(options),
         Experiment::Spawn(options) => spawn::run(&options),
         Experiment::Switch(options) => switch::run(&options),
@@ -96,6 +112,25 @@ fn main() -> ExitCode {
             report.print(args.plain);
             ExitCode::SUCCESS
         }
+        Err(error) => {
+            eprintln!("Error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the whole command once more, with the nodes apart.
+fn in_namespaces(experiment: &Experiment) -> ExitCode {
+    let outcome = match experiment {
+        Experiment::Hop(_)
+        | Experiment::Compare(_)
+        | Experiment::Return(_)
+        | Experiment::Swarm(_) => veth::run(),
+        _ => Err("--veth is for hop, compare, return and swarm".into()),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("Error: {error}");
             ExitCode::FAILURE

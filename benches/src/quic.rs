@@ -2,10 +2,10 @@
 //!
 //! What a move is compared with. Both ends run quinn on a single-threaded tokio runtime, with the
 //! socket buffers, path MTU, windows and cipher that `runtime/src/net` sets, and do nothing with the
-//! bytes. Relies on loopback; one stream serves all exchanges, which is cheaper than one each.
+//! bytes. Over loopback, or a veth pair; one stream serves all exchanges, which is cheaper than one each.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, RecvStream, SendStream, ServerConfig,
-    TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, RecvStream,
+    SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::runtime::Runtime;
+
+use crate::veth;
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
@@ -26,10 +28,12 @@ const SERVER_NAME: &str = "peer.bench";
 const PROTOCOL: &[u8] = b"migrt-bench";
 /// Bytes that come back.
 const ANSWER_LEN: usize = 64;
-// As in `runtime/src/net/{socket,transport}.rs`, for loopback.
+// As in `runtime/src/net/{socket,transport}.rs`.
 const SOCKET_BUFFER_LEN: usize = 8 << 20;
 const RECEIVE_PAYLOAD_MAX: u16 = 8_952;
 const LOOPBACK_MTU: u16 = 6_500;
+/// Elsewhere.
+const ETHERNET_MTU: u16 = 1_452;
 const INITIAL_WINDOW: u64 = 4 << 20;
 const SEND_WINDOW: u64 = 4 << 20;
 const STREAM_WINDOW: u32 = 16 << 20;
@@ -47,15 +51,13 @@ pub struct Wire {
 impl Wire {
     /// Starts the other process and connects to it.
     pub fn open() -> Result<Wire, Fault> {
-        let mut peer = Command::new(std::env::current_exe()?)
-            .arg("quic-peer")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("quic-peer").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut peer = veth::start_peer(command)?;
         let mut line = String::new();
         BufReader::new(peer.stdout.take().ok_or("no pipe")?).read_line(&mut line)?;
-        let (port, cert) = line.trim().split_once(' ').ok_or("the quic peer did not start")?;
-        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse()?));
+        let (addr, cert) = line.trim().split_once(' ').ok_or("the quic peer did not start")?;
+        let addr: SocketAddr = addr.parse()?;
         let cert = CertificateDer::from(from_hex(cert)?);
         let runtime = runtime()?;
         let (endpoint, send, recv) = runtime.block_on(async {
@@ -104,7 +106,7 @@ pub fn serve() -> Result<(), Fault> {
     let private = PrivateKeyDer::try_from(key.signing_key.serialize_der())?;
     runtime()?.block_on(async {
         let endpoint = endpoint(Some(server_config(cert.clone(), private)?))?;
-        println!("{} {}", endpoint.local_addr()?.port(), to_hex(&cert));
+        println!("{} {}", endpoint.local_addr()?, to_hex(&cert));
         std::io::stdout().flush()?;
         let conn = endpoint.accept().await.ok_or("closed")?.await?;
         let (mut send, mut recv) = conn.accept_bi().await?;
@@ -133,7 +135,7 @@ fn runtime() -> std::io::Result<Runtime> {
 
 fn endpoint(server: Option<ServerConfig>) -> Result<Endpoint, Fault> {
     use rustix::net::sockopt;
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let socket = UdpSocket::bind((veth::address(), 0))?;
     if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER_LEN).is_err() {
         let _ = sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_LEN);
     }
@@ -155,10 +157,20 @@ fn transport() -> Arc<TransportConfig> {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
-        .congestion_controller_factory(Arc::new(congestion))
-        .initial_mtu(LOOPBACK_MTU)
-        .mtu_discovery_config(None)
-        .initial_rtt(Duration::from_millis(2));
+        .congestion_controller_factory(Arc::new(congestion));
+    if veth::address().is_loopback() {
+        config
+            .initial_mtu(LOOPBACK_MTU)
+            .mtu_discovery_config(None)
+            .initial_rtt(Duration::from_millis(2));
+    } else {
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(RECEIVE_PAYLOAD_MAX);
+        config
+            .initial_mtu(ETHERNET_MTU)
+            .mtu_discovery_config(Some(discovery))
+            .initial_rtt(Duration::from_millis(100));
+    }
     Arc::new(config)
 }
 

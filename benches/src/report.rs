@@ -1,5 +1,7 @@
 //! Figures and how they are printed: a table, or one line each.
 
+use crate::veth;
+
 /// The figures of one experiment, in the order they were found.
 #[derive(Debug)]
 pub struct Report {
@@ -18,7 +20,7 @@ struct Figure {
 
 impl Report {
     pub fn new(title: impl Into<String>) -> Report {
-        Report { title: title.into(), notes: Vec::new(), figures: Vec::new() }
+        Report { title: veth::title() + &title.into(), notes: Vec::new(), figures: Vec::new() }
     }
 
     /// Adds a figure. `remark` says how many runs it comes from, or what it stands beside.

@@ -21,7 +21,10 @@ const TOP: f64 = 50.0;
 const BOTTOM: f64 = 50.0;
 /// Shown before the order and after the end.
 const MARGIN_NS: u64 = 200_000_000;
-const TICKS: u32 = 8;
+/// About so many on each axis.
+const TICKS: f64 = 8.0;
+/// Room that a label takes.
+const LABEL_WIDTH: f64 = 130.0;
 
 /// From data to the picture.
 struct Scale {
@@ -67,14 +70,19 @@ pub fn draw(title: &str, hop: &Hop, progress: &Progress) -> String {
     );
     text(&mut svg, (LEFT, 18.0), "start", title);
     text(&mut svg, (LEFT, 34.0), "start", &subtitle);
+    let mut phases = Vec::new();
     if let Some((frozen, resumed)) = hop.pause(progress) {
         let frozen = frozen.max(hop.ordered);
-        phase(&mut svg, &scale, "rounds", "#cfe3f7", (hop.ordered, frozen));
-        phase(&mut svg, &scale, "pause", "#f3a6a6", (frozen, resumed));
+        // Without rounds what lies before the freeze is a moment that nobody wants to see.
+        if record.rounds > 0 {
+            phases.push(("rounds", "#cfe3f7", (hop.ordered, frozen)));
+        }
+        phases.push(("pause", "#f3a6a6", (frozen, resumed)));
         if record.faults > 0 || hop.over > resumed + MARGIN_NS / 20 {
-            phase(&mut svg, &scale, "push", "#d5efcf", (resumed, hop.over));
+            phases.push(("push", "#d5efcf", (resumed, hop.over)));
         }
     }
+    phases.iter().for_each(|&(_, colour, time)| area(&mut svg, &scale, colour, time));
     axes(&mut svg, &scale, hop.ordered);
     let mut points = String::new();
     let _ = write!(points, "{:.1},{:.1} ", scale.x(from), scale.y(scale.low));
@@ -83,13 +91,18 @@ pub fn draw(title: &str, hop: &Hop, progress: &Progress) -> String {
     }
     let _ = writeln!(
         svg,
-        "<polyline fill=\"none\" stroke=\"#1a1a1a\" stroke-width=\"1.5\" points=\"{}\"/>\n</svg>",
+        "<polyline fill=\"none\" stroke=\"#1a1a1a\" stroke-width=\"1.5\" points=\"{}\"/>",
         points.trim_end()
     );
+    // Above the line, in the corner that a rising one leaves free.
+    for (row, &(name, _, time)) in phases.iter().rev().enumerate() {
+        label(&mut svg, &scale, name, time, HEIGHT - BOTTOM - 8.0 - 14.0 * row as f64);
+    }
+    svg.push_str("</svg>\n");
     svg
 }
 
-fn phase(svg: &mut String, scale: &Scale, name: &str, colour: &str, (from, to): (u64, u64)) {
+fn area(svg: &mut String, scale: &Scale, colour: &str, (from, to): (u64, u64)) {
     if to <= from {
         return;
     }
@@ -100,13 +113,17 @@ fn phase(svg: &mut String, scale: &Scale, name: &str, colour: &str, (from, to): 
         "<rect x=\"{x:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{:.1}\" fill=\"{colour}\"/>",
         HEIGHT - TOP - BOTTOM
     );
-    let label = format!("{name} {:.2} ms", (to - from) as f64 / 1e6);
-    let lift = match name {
-        "rounds" => 12.0,
-        "pause" => 26.0,
-        _ => 40.0,
-    };
-    text(svg, (x + 3.0, TOP + lift), "start", &label);
+}
+
+/// What an area is, and how long. The white rim keeps it readable over whatever it crosses.
+fn label(svg: &mut String, scale: &Scale, name: &str, (from, to): (u64, u64), y: f64) {
+    let x = scale.x(from);
+    let (x, anchor) =
+        if x + LABEL_WIDTH > WIDTH - RIGHT { (x - 3.0, "end") } else { (x + 3.0, "start") };
+    let _ = write!(svg, "<g stroke=\"white\" stroke-width=\"3\" paint-order=\"stroke\">");
+    let time_ms = to.saturating_sub(from) as f64 / 1e6;
+    text(svg, (x, y), anchor, &format!("{name} {time_ms:.2} ms"));
+    let _ = writeln!(svg, "</g>");
 }
 
 /// Milliseconds since the order, pages since the picture's begin.
@@ -117,19 +134,46 @@ fn axes(svg: &mut String, scale: &Scale, zero: u64) {
         "<path d=\"M{LEFT},{TOP} V{bottom} H{}\" fill=\"none\" stroke=\"#888\"/>",
         WIDTH - RIGHT
     );
-    for tick in 0..=TICKS {
-        let at = scale.from + (scale.to - scale.from) / u64::from(TICKS) * u64::from(tick);
-        let ms = (at as f64 - zero as f64) / 1e6;
-        text(svg, (scale.x(at), bottom + 16.0), "middle", &format!("{ms:.0}"));
-        let done = scale.low + (scale.high - scale.low) * f64::from(tick) / f64::from(TICKS);
-        let label = format!("{:.0}", done - scale.low);
-        text(svg, (LEFT - 6.0, scale.y(done) + 4.0), "end", &label);
+    let ms = |at: u64| (at as f64 - zero as f64) / 1e6;
+    for tick in ticks(ms(scale.from), ms(scale.to)) {
+        let at = (zero as f64 + tick * 1e6) as u64;
+        text(svg, (scale.x(at), bottom + 16.0), "middle", &format!("{tick}"));
+    }
+    for tick in ticks(0.0, scale.high - scale.low) {
+        text(svg, (LEFT - 6.0, scale.y(scale.low + tick) + 4.0), "end", &format!("{tick}"));
     }
     text(svg, (WIDTH / 2.0, HEIGHT - 12.0), "middle", "milliseconds since the order");
-    text(svg, (LEFT, TOP - 4.0), "end", "pages done");
+    let (x, y) = (14.0, (TOP + bottom) / 2.0);
+    let _ = write!(svg, "<g transform=\"rotate(-90 {x} {y})\">");
+    text(svg, (x, y), "middle", "pages done");
+    let _ = writeln!(svg, "</g>");
+}
+
+/// Round numbers from `from` to `to`, apart by 1, 2 or 5 of some power of ten.
+fn ticks(from: f64, to: f64) -> impl Iterator<Item = f64> {
+    let rough = ((to - from) / TICKS).max(1.0);
+    let power = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|part| part * power).into_iter().find(|&s| s >= rough);
+    let step = step.unwrap_or(10.0 * power);
+    let first = (from / step).ceil() as i64;
+    let last = (to / step).floor() as i64;
+    (first..=last).map(move |number| number as f64 * step)
 }
 
 fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, text: &str) {
     let text = text.replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_within() {
+        let all = |from, to| ticks(from, to).collect::<Vec<_>>();
+        assert_eq!(all(-200.0, 819.0), [-200.0, 0.0, 200.0, 400.0, 600.0, 800.0]);
+        assert_eq!(all(0.0, 7.5), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+        assert_eq!(all(0.0, 100_436.0), [0.0, 20_000.0, 40_000.0, 60_000.0, 80_000.0, 100_000.0]);
+    }
 }

@@ -22,6 +22,7 @@ use crate::strategy::Strategy;
 pub struct Builder {
     workers: Option<usize>,
     local_nodes: u16,
+    move_rate: Option<u64>,
     strategy: Option<Strategy>,
 }
 
@@ -36,6 +37,23 @@ impl Builder {
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Builder {
         self.workers = Some(workers);
+        self
+    }
+
+    /// Bytes per second at most that each node sends of tasks that move, to all others together. Messages
+    /// between tasks and nodes, and pages that a task waits for, go first and whatever the limit says;
+    /// the latter count. A task that stands still for longer than ten seconds on its way goes on where it
+    /// was, so a limit has to let its pages pass in that time. 0 means no limit, which is the default. `MIGRT_MOVE_RATE` overrules it.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # fn work() {}
+    /// migrt::Builder::new().move_rate(50_000_000).run(work)?;
+    /// # Ok::<(), migrt::Error>(())
+    /// ```
+    #[must_use]
+    pub fn move_rate(mut self, bytes_per_s: u64) -> Builder {
+        self.move_rate = Some(bytes_per_s);
         self
     }
 
@@ -70,7 +88,7 @@ impl Builder {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let config = Config::from_env(self.workers, self.strategy)?;
+        let config = Config::from_env(self.workers, self.move_rate, self.strategy)?;
         node::run(config, self.local_nodes, main)
     }
 }

@@ -174,6 +174,12 @@ pub enum JoinError {
         /// What serde said.
         reason: String,
     },
+    /// The task has returned, and a [`Parcel`](crate::Parcel) in its result cannot be had: the node that had it
+    /// died, say.
+    Parcel {
+        /// Why not.
+        reason: String,
+    },
     /// The task is not known: its result was taken already, or its handle is of another program.
     Unknown {
         /// The task that was asked for.
@@ -220,6 +226,9 @@ impl fmt::Display for JoinError {
                 "the task's arguments or result cannot be sent: {reason}; the task did not run to \
                  its end"
             ),
+            JoinError::Parcel { reason } => {
+                write!(f, "the task has returned, but {reason}")
+            }
             JoinError::Unknown { task } => {
                 write!(f, "task {task} is not known to its home: its result was taken already")
             }

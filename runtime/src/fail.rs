@@ -1,7 +1,7 @@
 //! Points where a test can have this process killed or stopped: each step of a hand-off has one.
 //!
 //! `MIGRT_FAIL=target.installed=kill@3` kills the process the third time it comes by; `=stop` stops
-//! it (SIGSTOP). `n1:` before it means node 1 only: the nodes of a local cluster share one
+//! it (SIGSTOP); `target.told=forget` drops what was kept of a task each time that was told. `n1:` before it means node 1 only: the nodes of a local cluster share one
 //! environment. Without the variable a point is one load and one branch.
 
 use std::sync::OnceLock;
@@ -17,14 +17,22 @@ struct Plan {
     /// The only node that this is for.
     node: Option<u16>,
     point: String,
-    stop: bool,
+    deed: Deed,
     at: u32,
     seen: AtomicU32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    Kill,
+    Stop,
+    Forget,
 }
 
 /// The names that exist, in the order of a move; a plan for another one is an error at start.
 pub(crate) const POINTS: &[&str] = &[
     "source.ordered",
+    "target.told",
     "source.copying",
     "source.round",
     "target.round",
@@ -38,6 +46,11 @@ pub(crate) const POINTS: &[&str] = &[
     "target.commit",
     "target.thawed",
     "source.serving",
+    "source.pushed",
+    "target.faulted",
+    "source.demanded",
+    "target.arrived",
+    "target.whole",
     "source.acked",
 ];
 
@@ -48,7 +61,7 @@ pub(crate) fn arm(node: u16) -> Result<()> {
         Error::new(
             Kind::Config,
             format!(
-                "MIGRT_FAIL is to be POINT=kill or POINT=stop, maybe with n1: before it (node 1 \
+                "MIGRT_FAIL is to be POINT=kill, POINT=stop or target.told=forget, maybe with n1: before it (node 1 \
                  only) and @N after it (the N-th time), POINT one of {}; but is {text:?}: correct \
                  or unset it",
                 POINTS.join(", ")
@@ -69,17 +82,30 @@ fn parse(text: &str) -> Option<Plan> {
     };
     let (point, deed) = text.split_once('=')?;
     let (deed, at) = deed.split_once('@').map_or((deed, Some(1)), |(d, n)| (d, n.parse().ok()));
-    if !POINTS.contains(&point) || !matches!(deed, "kill" | "stop") {
+    let deed = match deed {
+        "kill" => Deed::Kill,
+        "stop" => Deed::Stop,
+        "forget" if point == "target.told" => Deed::Forget,
+        _ => return None,
+    };
+    if !POINTS.contains(&point) {
         return None;
     }
-    let (point, stop) = (point.to_owned(), deed == "stop");
-    Some(Plan { node, point, stop, at: at.filter(|&at| at > 0)?, seen: AtomicU32::new(0) })
+    let point = point.to_owned();
+    Some(Plan { node, point, deed, at: at.filter(|&at| at > 0)?, seen: AtomicU32::new(0) })
 }
 
 /// Whether this process waits for a point.
 #[inline]
 pub(crate) fn is_armed() -> bool {
     ARMED.load(Ordering::Relaxed)
+}
+
+/// Passes the point; whether what was told there is to be forgotten.
+#[inline]
+pub(crate) fn forgets(name: &str) -> bool {
+    point(name);
+    is_armed() && PLAN.get().is_some_and(|plan| plan.deed == Deed::Forget && plan.point == name)
 }
 
 /// Passes the point.
@@ -92,14 +118,14 @@ pub(crate) fn point(name: &str) {
 
 #[cold]
 fn strike(name: &str) {
-    let Some(plan) = PLAN.get() else { return };
+    let Some(plan) = PLAN.get().filter(|plan| plan.deed != Deed::Forget) else { return };
     if plan.point != name || plan.seen.fetch_add(1, Ordering::SeqCst) + 1 != plan.at {
         return;
     }
     let pid = std::process::id();
     let text = format!("migrt: MIGRT_FAIL strikes at {name} in process {pid}\n");
     eprint!("{text}");
-    let signal = if plan.stop { libc::SIGSTOP } else { libc::SIGKILL };
+    let signal = if plan.deed == Deed::Stop { libc::SIGSTOP } else { libc::SIGKILL };
     // To this very thread: sent to the process, another thread might take it, and this one go on
     // past the point for a moment.
     // SAFETY: the signal ends or stops the process; nothing of it runs a handler.
@@ -113,9 +139,10 @@ mod tests {
     #[test]
     fn plans_are_read_and_wrong_ones_refused() {
         let plan = parse("target.installed=kill@3").unwrap();
-        assert_eq!((plan.point.as_str(), plan.stop, plan.at), ("target.installed", false, 3));
+        assert_eq!((plan.point.as_str(), plan.deed, plan.at), ("target.installed", Deed::Kill, 3));
         assert_eq!(plan.node, None);
-        assert!(parse("target.commit=stop").unwrap().stop);
+        assert_eq!(parse("target.commit=stop").unwrap().deed, Deed::Stop);
+        assert_eq!(parse("target.told=forget").unwrap().deed, Deed::Forget);
         let plan = parse("n12:source.ready=stop@2").unwrap();
         assert_eq!((plan.node, plan.point.as_str(), plan.at), (Some(12), "source.ready", 2));
         for wrong in [
@@ -123,6 +150,7 @@ mod tests {
             "nowhere=kill",
             "target.commit",
             "target.commit=burn",
+            "target.commit=forget",
             "target.commit=kill@x",
             "target.commit=kill@0",
             "n:target.commit=kill",

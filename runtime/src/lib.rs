@@ -79,6 +79,7 @@ pub use strategy::Strategy;
 pub use task::current::yield_now;
 pub use task::handle::{JoinHandle, TaskInfo, TaskState};
 pub use task::here::{here, migrate_to, moves, nodes};
+pub use task::parcel::{Parcel, ParcelError};
 pub use task::pin::{PinGuard, pin_here};
 pub use task::safepoint::safepoint;
 pub use task::sleep::sleep;
@@ -91,6 +92,7 @@ pub mod __private {
     pub use linkme;
 
     pub use crate::builder::main;
+    pub use crate::cluster::wire_blank;
     pub use crate::entry::{
         Call, Decoder, ENTRIES, Encoder, Entry, EntryError, MainOptions, check_duplicates, lookup,
         run_entry,

@@ -6,6 +6,9 @@ use crate::sys;
 /// Length of a page in bytes.
 pub const PAGE_LEN: usize = 4096;
 
+/// Length of a huge page in bytes.
+pub const HUGE_PAGE_LEN: usize = 2 << 20;
+
 /// `count` pages in a row, the first at `addr`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PageRun {
@@ -107,6 +110,35 @@ pub unsafe fn populate_write(addr: usize, len: usize) {
     }
 }
 
+/// As [`populate_write`], by huge pages where the range has room for whole ones and the system gives
+/// them: memory that is about to be filled densely costs a fifth that way. It asks for them only for
+/// as long as the call takes, so that whoever has these addresses later and uses them sparsely is not
+/// given two megabytes for a byte.
+///
+/// # Safety
+///
+/// - the range is mapped readable and writable, holds no guard, and stays so
+///
+/// # Panics
+///
+/// If the range is not made of whole pages.
+pub unsafe fn populate_huge(addr: usize, len: usize) {
+    let end = addr + len;
+    let (from, to) = (addr.next_multiple_of(HUGE_PAGE_LEN), end & !(HUGE_PAGE_LEN - 1));
+    if from >= to || sys::huge_pages(from, to - from).is_err() {
+        // SAFETY: the caller's promise, here and below.
+        return unsafe { populate_write(addr, len) };
+    }
+    // SAFETY: as above.
+    unsafe { populate_write(from, to - from) };
+    // Refused only for want of a mapping, and then they stay asked for.
+    let _ = sys::no_huge_pages(from, to - from);
+    // SAFETY: as above.
+    unsafe { populate_write(addr, from - addr) };
+    // SAFETY: as above.
+    unsafe { populate_write(to, end - to) };
+}
+
 fn assert_whole_pages(addr: usize, len: usize) {
     assert!((addr | len).is_multiple_of(PAGE_LEN), "{addr:#x}+{len:#x} is not made of whole pages");
 }
@@ -170,6 +202,31 @@ mod tests {
             assert_eq!(present_count(base, 16 * PAGE_LEN), 8);
             // SAFETY: as above.
             assert!(unsafe { is_zero_page(base as *const u8) });
+        });
+    }
+
+    #[test]
+    fn what_was_populated_by_huge_pages_is_there_and_goes_page_by_page() {
+        let count = 4 * HUGE_PAGE_LEN / PAGE_LEN;
+        with_pages(count, |base| {
+            let (from, len) = (base + PAGE_LEN, (count - 2) * PAGE_LEN);
+            // SAFETY: a mapping of our own, here and below.
+            unsafe { populate_huge(from, len) };
+            assert_eq!(present_count(base, count * PAGE_LEN), count - 2);
+            let inside = base.next_multiple_of(HUGE_PAGE_LEN) + 7 * PAGE_LEN;
+            // SAFETY: as above.
+            unsafe { ((inside + PAGE_LEN) as *mut u8).write_volatile(9) };
+            // SAFETY: as above.
+            unsafe { discard(inside, PAGE_LEN) };
+            assert_eq!(present_count(base, count * PAGE_LEN), count - 3);
+            // SAFETY: as above.
+            assert_eq!(unsafe { ((inside + PAGE_LEN) as *const u8).read_volatile() }, 9);
+            // SAFETY: as above.
+            unsafe { discard(from, len) };
+            // The next to have these addresses gets what it touches.
+            // SAFETY: as above.
+            unsafe { (inside as *mut u8).write_volatile(1) };
+            assert_eq!(present_count(base, count * PAGE_LEN), 1);
         });
     }
 

@@ -67,6 +67,9 @@ pub enum Action {
     /// A task asked for by `join` ended so. `None`: no such outcome is kept (taken before, or never was).
     /// After delivering it, `join_taken`.
     JoinAnswered { task: TaskId, token: Token, outcome: Option<Outcome> },
+    /// The result of a task of this home that nobody took, or that was taken and is not needed any more: parcels that
+    /// it names, and that were not taken, shall end (`cancel`).
+    NotTaken { bytes: Vec<u8> },
     /// The answer to `ask`.
     Answered { task: TaskId, token: Token, answer: Answer },
     /// Somebody asks about a task that is here: `info(task, asker, ..)`.
@@ -95,6 +98,8 @@ pub enum Fault {
     ReleaseWhileServing,
     /// The target keeps what it has of a called-off try (breaks rule 11).
     KeepCopyOnAbort,
+    /// The home does not end parcels with what carries them (breaks rule 7 of the home).
+    ForgetTies,
     /// A target takes the pages that rounds have brought for those of the freeze (breaks rule 15). The driver's.
     KeepOldPages,
 }

@@ -7,7 +7,7 @@
 //!
 //! In the order of a message's life: [`wire`] is what travels, `courier` makes a link that breaks into one that does
 //! not, `member` says who is alive, [`migrate`] hands tasks over, [`transfer`] says which of their pages travel when,
-//! `home` remembers where they are and how they ended, [`slots`] deals out the region, and `node` connects these.
+//! [`pace`] when there is room for them, [`pack`] when they are packed, `home` remembers where they are and how they ended, [`slots`] deals out the region, and `node` connects these.
 
 mod id;
 mod time;
@@ -21,6 +21,8 @@ pub mod slots;
 
 mod home;
 pub mod migrate;
+pub mod pace;
+pub mod pack;
 pub mod transfer;
 
 mod action;

@@ -5,7 +5,7 @@ use migrt_proto::{
     transfer::{
         ASK_RUN_PAGES_MAX, ChunkId, Hot, HotPage, LIST_RUNS_MAX, PAGE_FRAME_LEN_MAX,
         PROFILE_ENCODED_LEN_MAX, PROFILE_PAGES_MAX, PROFILES_MAX, Page, PageAck, PageAsk,
-        PageFrame, Run, Section, SectionKind, fuzz_frames,
+        PageFrame, PageHave, PageWant, Run, Section, SectionKind, fuzz_frames,
     },
     wire::{PageRun, ShipSlot, WireError},
 };
@@ -37,13 +37,25 @@ fn frames() -> Vec<PageFrame> {
         SectionKind::Rest,
         SectionKind::Push { chunk },
         SectionKind::Demand { chunk },
+        SectionKind::Found,
     ];
     let sections = kinds.map(|kind| PageFrame::Section(section(kind, &[(0, 3), (900, 1)])));
     let ack = PageAck { task: task(), epoch: Epoch(7), chunks: vec![ChunkId(0), chunk] };
     sections
         .into_iter()
         .chain([ask(&[]), ask(&[(1 << 33, 1), (4, ASK_RUN_PAGES_MAX)]), PageFrame::Ack(ack)])
+        .chain([PageFrame::Want(PageWant { task: task(), epoch: Epoch(7) }), have()])
         .collect()
+}
+
+fn have() -> PageFrame {
+    PageFrame::Have(PageHave {
+        task: task(),
+        epoch: Epoch(7),
+        runs: vec![Run::new(Page(9), 2), Run::new(Page(1 << 33), 1)],
+        hashes: (0..48).collect(),
+        is_last: true,
+    })
 }
 
 fn encoded(frame: &PageFrame) -> Vec<u8> {

@@ -96,15 +96,21 @@ impl Cluster {
     }
 }
 
+/// An outcome, and whether its home keeps it until it is told that it was taken ([`taken`]): when what it names
+/// was taken too.
+pub(crate) type Joined = (Option<Outcome>, bool);
+
 /// Waits for the outcome of `task` and takes it; `None` if it is not known (any more).
-pub(crate) fn join(task: TaskId) -> Option<Outcome> {
+pub(crate) fn join(task: TaskId) -> Joined {
     let mut question: Question = None;
     wait_until(|waker| {
         let cluster = cluster();
         if question.is_none_or(|(_, node)| node != cluster.me) {
             // The cheap way, if the home is here.
             match cluster.join_here(task, waker) {
-                JoinHere::Done(outcome) => return Some(current::into_callers_heap(outcome)),
+                JoinHere::Done(outcome) => {
+                    return Some((current::into_callers_heap(outcome), false));
+                }
                 JoinHere::Waits => return None,
                 JoinHere::Elsewhere => {}
             }
@@ -112,13 +118,15 @@ pub(crate) fn join(task: TaskId) -> Option<Outcome> {
         match cluster.poll_reply(&mut question, waker, None, |core, now, token| {
             core.join(now, task, token);
         })? {
-            Reply::Joined(outcome) => {
-                cluster.tell(|core, now| core.join_taken(now, task));
-                Some(current::to_callers_heap(&outcome))
-            }
-            _ => Some(None),
+            Reply::Joined(outcome) => Some((current::to_callers_heap(&outcome), true)),
+            _ => Some((None, false)),
         }
     })
+}
+
+/// The outcome of a join was made use of.
+pub(crate) fn taken(task: TaskId) {
+    on_worker(|_| cluster().tell(|core, now| core.join_taken(now, task)));
 }
 
 /// Puts a question to the task and waits for the answer.

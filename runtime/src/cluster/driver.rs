@@ -9,6 +9,8 @@ use crate::exec::door;
 use crate::fail;
 use crate::migrate;
 use crate::task::body::{self, Call, MobileBody};
+use crate::task::header::Header;
+use crate::task::parcel;
 use crate::task::record::{Body, TaskRef};
 use crate::task::state::Phase;
 
@@ -83,6 +85,7 @@ impl Cluster {
                     self.residents.remove_this(task, &record);
                     // Whoever waits for its end here asks its home from now on.
                     record.join.finish();
+                    parcel::news(task);
                 }
             }
             Action::DropCopy { task, epoch } => {
@@ -97,7 +100,8 @@ impl Cluster {
                 fail::point("target.commit");
                 let record = arrival.thaw(epoch);
                 self.residents.insert(task, record.clone());
-                migrate::remains::came_home(task);
+                let header = record.mobile().and_then(MobileBody::header);
+                migrate::remains::came_home(header.map_or(task, Header::remains_id));
                 self.unsettled.lock().unwrap().insert((task, epoch), Vec::new());
                 self.after_sending(move || {
                     door::push(record);
@@ -107,10 +111,12 @@ impl Cluster {
             Action::Settled { task, epoch } => {
                 let slots = self.unsettled.lock().unwrap().remove(&(task, epoch));
                 slots.into_iter().flatten().for_each(crate::task::retire::rest);
+                parcel::news(task);
             }
             Action::JoinAnswered { task: _, token, outcome } => {
                 self.reply(token, Reply::Joined(outcome));
             }
+            Action::NotTaken { bytes } => self.not_taken(&bytes),
             Action::Answered { task: _, token, answer } => {
                 self.reply(token, Reply::Answered(answer));
             }

@@ -72,7 +72,7 @@ fn too_long(what: &str, len: usize) -> Refusal {
 }
 
 /// Why this program cannot have mobile tasks, if so.
-pub(super) fn unfit() -> Option<Refusal> {
+pub(crate) fn unfit() -> Option<Refusal> {
     static ROUTED: OnceLock<bool> = OnceLock::new();
     let routed = match ROUTED.get() {
         Some(&routed) => routed,
@@ -92,6 +92,12 @@ pub(super) fn unfit() -> Option<Refusal> {
 
 /// A task has ended here: the home hears of it.
 pub(crate) fn ended(body: &MobileBody, outcome: Result<Vec<u8>, JoinError>) {
+    if let Ok(bytes) = &outcome
+        && bytes.len() > BYTES_LEN_MAX
+        && body.id.home() != cluster().me()
+    {
+        cluster().not_taken(bytes);
+    }
     let outcome = match outcome {
         Ok(bytes) if bytes.len() > BYTES_LEN_MAX && body.id.home() != cluster().me() => {
             let why = too_long("its result", bytes.len());

@@ -13,7 +13,7 @@ use migrt_proto::{Core, LinkRefused, NodeId, Place};
 use super::Cluster;
 use crate::machine::{Cpu, Image};
 use crate::migrate::arrive::{Arrive, Discard};
-use crate::migrate::{follow, lacking, serve};
+use crate::migrate::{follow, found, have, lacking, serve};
 use crate::net::{BulkSink, Handler, LinkError};
 
 /// See the module.
@@ -119,6 +119,7 @@ impl Handler for Link {
         self.cluster.linked.lock().unwrap().remove(&NodeId(peer));
         serve::link_lost(NodeId(peer));
         lacking::link_lost(NodeId(peer));
+        have::link_lost(NodeId(peer));
         self.cluster.tell(|core, now| core.peer_down(now, NodeId(peer)));
     }
 
@@ -178,6 +179,15 @@ impl Handler for Link {
             Ok(StreamHead::Pages(frame @ (PageFrame::Ask(_) | PageFrame::Ack(_)))) => {
                 return follow::requests(from, frame).unwrap_or_else(|why| refuse(peer, &why));
             }
+            Ok(StreamHead::Pages(PageFrame::Want(want))) => return have::wanted(from, want),
+            Ok(StreamHead::Pages(PageFrame::Have(first))) => {
+                return have::answer(from, first).unwrap_or_else(|why| refuse(peer, &why));
+            }
+            Ok(StreamHead::Pages(PageFrame::Section(section)))
+                if section.kind == SectionKind::Found =>
+            {
+                return found::found(from, section).unwrap_or_else(|why| refuse(peer, &why));
+            }
             Ok(StreamHead::Pages(PageFrame::Section(section)))
                 if section.kind == SectionKind::Head =>
             {
@@ -190,6 +200,7 @@ impl Handler for Link {
                 .tell(|core, now| core.rounds_arriving(now, from, section.task, section.epoch))
                 .map_err(|e| e.to_string())
                 .map(|()| section),
+            Ok(StreamHead::Blank) => return follow::blank(),
             Err(why) => Err(why.to_string()),
         };
         let opened = opened.map(|section| Arrive::open(self.cluster, from, section));

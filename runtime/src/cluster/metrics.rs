@@ -11,6 +11,7 @@ use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Reply, cluster};
+use crate::net::Net;
 use crate::task::current::{self, wait_until};
 
 /// Pauses kept per node.
@@ -57,6 +58,14 @@ pub struct Metrics {
     pub pages_demanded: u64,
     /// Pages that came twice.
     pub pages_doubled: u64,
+    /// Pages of tasks that came here which were not sent, because this node had kept them.
+    pub pages_same: u64,
+    /// Bytes of departed tasks' pages that this node keeps now.
+    pub bytes_kept: u64,
+    /// Bytes that left packed, since the link was slow: what they were before.
+    pub packed_from_bytes: u64,
+    /// And what was sent of them.
+    pub packed_to_bytes: u64,
 }
 
 /// The target has installed so many sections of the rounds of a task.
@@ -93,6 +102,7 @@ pub(crate) struct Counters {
     pages_pushed: AtomicU64,
     pages_demanded: AtomicU64,
     pages_doubled: AtomicU64,
+    pages_same: AtomicU64,
     pauses_us: Mutex<Ring<PAUSES>>,
     faults_us: Mutex<Ring<FAULTS>>,
     moves: Mutex<VecDeque<MoveRecord>>,
@@ -121,6 +131,7 @@ impl Counters {
         moves.push_back(record.clone());
         drop(moves);
         self.moves_in.fetch_add(1, Ordering::Relaxed);
+        self.pages_same.fetch_add(record.same_pages, Ordering::Relaxed);
         self.pauses_us.lock().unwrap().push(pause_us);
     }
 
@@ -147,7 +158,7 @@ impl Counters {
         self.tasks_ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn read(&self) -> Metrics {
+    fn read(&self, packed: (u64, u64)) -> Metrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Metrics {
             moves_out: get(&self.moves_out),
@@ -164,6 +175,10 @@ impl Counters {
             pages_pushed: get(&self.pages_pushed),
             pages_demanded: get(&self.pages_demanded),
             pages_doubled: get(&self.pages_doubled),
+            pages_same: get(&self.pages_same),
+            bytes_kept: crate::migrate::remains::shelf::byte_count(),
+            packed_from_bytes: packed.0,
+            packed_to_bytes: packed.1,
         }
     }
 }
@@ -176,7 +191,7 @@ fn process_cpu_us() -> u64 {
 /// The counts of this node.
 #[must_use]
 pub fn metrics() -> Metrics {
-    current::on_worker(|_| current::to_callers_heap(&cluster().metrics.read()))
+    current::on_worker(|_| current::to_callers_heap(&cluster().read_metrics()))
 }
 
 /// The counts of all live nodes, this one included, by node. A node that dies meanwhile is left out.
@@ -188,7 +203,7 @@ pub fn cluster_metrics() -> Vec<(NodeId, Metrics)> {
         let found = wait_until(|waker| {
             let cluster = cluster();
             if node == cluster.me() {
-                return Some(Some(current::to_callers_heap(&cluster.metrics.read())));
+                return Some(Some(current::to_callers_heap(&cluster.read_metrics())));
             }
             let reply =
                 cluster.poll_reply(&mut question, waker, Some(node), |core, now, token| {
@@ -205,6 +220,10 @@ pub fn cluster_metrics() -> Vec<(NodeId, Metrics)> {
 }
 
 impl Cluster {
+    fn read_metrics(&self) -> Metrics {
+        self.metrics.read(self.net.get().map_or((0, 0), Net::packed))
+    }
+
     /// Tells the source of an arriving task how many sections of its rounds are here, and whether pages
     /// may follow it.
     pub(crate) fn tell_round(
@@ -239,7 +258,7 @@ impl Cluster {
         match (kind, bytes.split_first_chunk::<8>()) {
             (KIND_ASK, Some((token, _))) => {
                 let mut reply = token.to_vec();
-                let metrics = self.metrics.read();
+                let metrics = self.read_metrics();
                 reply.extend(postcard::to_stdvec(&metrics).expect("plain numbers encode"));
                 self.tell(|core, now| core.send_custom(now, from, KIND_REPLY, reply));
             }

@@ -14,6 +14,7 @@ pub(crate) mod home;
 mod hot;
 mod link;
 pub(crate) mod metrics;
+mod parcels;
 mod residents;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use migrt_iso::SlotId;
 use migrt_proto::transfer::LinkRate;
-use migrt_proto::wire::{Answer, Outcome};
+use migrt_proto::wire::{Answer, Outcome, StreamHead};
 use migrt_proto::{Action, Core, Epoch, Incarnation, Micros, NodeId, Place, TaskId, Token};
 
 use self::residents::Residents;
@@ -219,6 +220,7 @@ impl Cluster {
         let cluster_id = identity.cluster_id();
         let mut net_config = NetConfig::new(identity);
         net_config.bind = config.bind;
+        net_config.bulk_limit = config.move_rate;
         let handler = Arc::new(link::Link::new(self, cluster_id));
         let net = Net::start(net_config, handler).map_err(|e| failed(&e))?;
         let _ = self.net.set(net.clone());
@@ -278,6 +280,9 @@ impl Cluster {
         if let Some(copying) = body.and_then(|body| body.any_journey()?.copying.clone()) {
             copying.watch.forget(slot);
         }
+        if let Some(known) = body.and_then(|body| body.any_journey()?.known.clone()) {
+            known.forget(slot);
+        }
     }
 
     pub(crate) fn resident(&self, task: TaskId) -> Option<TaskRef> {
@@ -325,6 +330,18 @@ impl Cluster {
         done: impl FnOnce(Result<(), String>) + Send + 'static,
     ) -> Option<BulkFeed> {
         Some(self.net.get()?.open_bulk_at(to.0, header, 1, Box::new(done)))
+    }
+
+    /// Sends bytes to `to` that are thrown away there; how long it took until all had been acknowledged.
+    fn send_blank(&self, to: NodeId, bytes: Vec<u8>) -> std::result::Result<Duration, String> {
+        let mut head = Vec::new();
+        StreamHead::Blank.encode(&mut head);
+        let (sender, done) = std::sync::mpsc::sync_channel(1);
+        let since = Instant::now();
+        let part = Part::Lent(bytes.into());
+        self.send_bulk(to, head, vec![part], move |result| _ = sender.send(result));
+        let result = done.recv().unwrap_or_else(|_| Err("the wire was closed".to_owned()));
+        result.map(|()| since.elapsed())
     }
 
     /// Answers of a hand-off are due at once: see [`Net::hurry`].
@@ -385,6 +402,10 @@ impl Cluster {
         self.arrivals.lock().unwrap().insert((task, epoch), arrival);
     }
 
+    pub(crate) fn arrival(&self, task: TaskId, epoch: Epoch) -> Option<Arc<Arrival>> {
+        self.arrivals.lock().unwrap().get(&(task, epoch)).cloned()
+    }
+
     pub(crate) fn forget_arrival(&self, task: TaskId, epoch: Epoch) {
         self.arrivals.lock().unwrap().remove(&(task, epoch));
     }
@@ -431,6 +452,16 @@ impl Cluster {
         let end = self.end.1.wait_while(end, over).unwrap();
         end.expect("waited for")
     }
+}
+
+/// For the bench: sends bytes to a node, which throws them away, over the wire that tasks take. Holds up
+/// the calling worker.
+///
+/// # Errors
+/// There is no link.
+#[doc(hidden)]
+pub fn wire_blank(to: NodeId, bytes: Vec<u8>) -> std::result::Result<Duration, String> {
+    cluster().send_blank(to, bytes)
 }
 
 /// The cluster as this node sees it.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Entry, TakeArguments};
+use crate::task::parcel;
 
 /// A type that an argument of a migratable function can have: any that serde can write and read
 /// back, without borrows.
@@ -67,9 +68,12 @@ impl<T: Serialize + DeserializeOwned + 'static> Output for T {
     }
 
     fn __decode(entry: &'static str, bytes: &[u8]) -> Result<Self, EntryError> {
-        let mut from = Decoder { entry, rest: bytes };
-        let output = from.take(Part::Output)?;
-        from.end().map(|()| output)
+        let decode = |rest: &[u8]| {
+            let mut from = Decoder { entry, rest };
+            let output = from.take(Part::Output)?;
+            from.end().map(|()| output)
+        };
+        parcel::unpack(bytes, decode, |why| EntryError::of_parcel(entry, "decoded", why))
     }
 }
 
@@ -99,7 +103,9 @@ pub trait Call: Sized + 'static {
     /// A type's own `Serialize` refused; the error names the argument. `out` then ends with a
     /// partial encoding.
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EntryError> {
-        self.encode_arguments(&mut Encoder { entry: Self::ENTRY.name, out })
+        let entry = Self::ENTRY.name;
+        let encode = |out: &mut Vec<u8>| self.encode_arguments(&mut Encoder { entry, out });
+        parcel::pack(out, encode, |why| EntryError::of_parcel(entry, "encoded", why))
     }
 
     /// Decodes the arguments.
@@ -108,9 +114,13 @@ pub trait Call: Sized + 'static {
     ///
     /// The bytes are not the whole arguments of this entry; the error names the argument.
     fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
-        let mut from = Decoder { entry: Self::ENTRY.name, rest: bytes };
-        let call = Self::decode_arguments(&mut from)?;
-        from.end().map(|()| call)
+        let entry = Self::ENTRY.name;
+        let decode = |rest: &[u8]| {
+            let mut from = Decoder { entry, rest };
+            let call = Self::decode_arguments(&mut from)?;
+            from.end().map(|()| call)
+        };
+        parcel::unpack(bytes, decode, |why| EntryError::of_parcel(entry, "decoded", why))
     }
 }
 
@@ -123,7 +133,10 @@ pub fn run_entry<C: Call>(take: TakeArguments) -> Result<Vec<u8>, EntryError> {
     let call = take_call::<C>(take)?;
     let output = call.run();
     let mut out = Vec::new();
-    C::encode_output(&output, &mut Encoder { entry: C::ENTRY.name, out: &mut out })?;
+    let entry = C::ENTRY.name;
+    let encode = |out: &mut Vec<u8>| C::encode_output(&output, &mut Encoder { entry, out });
+    parcel::pack(&mut out, encode, |why| EntryError::of_parcel(entry, "encoded", why))?;
+    parcel::tie_result(&out);
     Ok(out)
 }
 
@@ -149,6 +162,7 @@ impl Encoder<'_> {
             verb: "encoded",
             part,
             source,
+            why: parcel::failed_by(),
         })
     }
 }
@@ -197,7 +211,7 @@ impl Decoder<'_> {
     }
 
     fn error(&self, part: Part, source: postcard::Error) -> EntryError {
-        EntryError { entry: self.entry, verb: "decoded", part, source }
+        EntryError { entry: self.entry, verb: "decoded", part, source, why: parcel::failed_by() }
     }
 }
 
@@ -208,16 +222,32 @@ pub struct EntryError {
     verb: &'static str,
     part: Part,
     source: postcard::Error,
+    /// What a parcel has to say about it.
+    why: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Argument(&'static str),
     Output,
+    Parcel,
     End,
 }
 
 impl EntryError {
+    /// Whether it is a parcel that could not be had, not a matter of encoding.
+    pub(crate) fn is_of_parcel(&self) -> bool {
+        matches!(self.part, Part::Parcel)
+    }
+
+    fn of_parcel(entry: &'static str, verb: &'static str, why: String) -> EntryError {
+        let source = match verb {
+            "encoded" => postcard::Error::SerializeBufferFull,
+            _ => postcard::Error::DeserializeBadEncoding,
+        };
+        EntryError { entry, verb, part: Part::Parcel, source, why: Some(why) }
+    }
+
     /// The entry whose argument or result it is.
     pub fn entry(&self) -> &'static str {
         self.entry
@@ -226,8 +256,12 @@ impl EntryError {
 
 impl fmt::Display for EntryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let EntryError { entry, verb, part, source } = self;
+        let EntryError { entry, verb, part, source, why } = self;
+        let source: &dyn fmt::Display = why.as_ref().map_or(source, |why| why);
         match part {
+            Part::Parcel => {
+                write!(f, "a parcel in a message of `{entry}` could not be {verb}: {source}")
+            }
             Part::Argument(name) => {
                 write!(f, "argument `{name}` of `{entry}` could not be {verb}: {source}")
             }

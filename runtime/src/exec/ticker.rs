@@ -69,6 +69,7 @@ pub(crate) fn run(exec: &'static Exec) {
         std::thread::sleep(PERIOD);
         exec.timers.fire();
         crate::task::retire::wake();
+        crate::task::parcel::sweep();
         crate::migrate::fault::tick();
         waited = if exec.woken.is_empty() { 0 } else { waited + 1 };
         if waited > SPARES_AFTER {

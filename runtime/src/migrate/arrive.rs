@@ -19,12 +19,12 @@ use migrt_proto::transfer::{PageFrame, Section, SectionKind};
 use migrt_proto::wire::{Refusal, ShipSlot};
 use migrt_proto::{EntryId, Epoch, NodeId, SlotRef, TaskId};
 
-use super::Manifest;
 use super::copy::Copy;
 use super::follow::{Chunks, Frames};
 use super::installer::{self, Installer};
 use super::lacking::Lacking;
-use super::remains;
+use super::pages::pages_of;
+use super::{Manifest, check, known};
 use crate::cluster::Cluster;
 use crate::exec::door;
 use crate::net::BulkSink;
@@ -37,15 +37,15 @@ use crate::task::tls::TlsLayout;
 /// A copy that is being installed, or waits for its commit.
 #[derive(Debug)]
 pub(crate) struct Arrival {
-    task: TaskId,
-    from: NodeId,
+    pub(super) task: TaskId,
+    pub(super) from: NodeId,
     /// What came with its last pages, and when these began to come.
     last: OnceLock<(Manifest, Instant)>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     Here(Box<Copy>),
     Gone,
 }
@@ -75,6 +75,25 @@ impl Arrival {
         Ok(())
     }
 
+    /// All pages have come: do they fit over what the task left here?
+    pub(super) fn fit(&self) -> Result<(), Refusal> {
+        let mut state = self.state.lock().unwrap();
+        let State::Here(copy) = &mut *state else { return Ok(()) };
+        if let Some(merge) = &mut copy.merge {
+            merge.finish().map_err(|why| Refusal::Other { why })?;
+        }
+        check::arrived(copy, &self.last.get().expect("all has come").0);
+        Ok(())
+    }
+
+    /// It cannot be: the source hears why.
+    pub(super) fn fail(&self, cluster: &'static Cluster, epoch: Epoch, why: Refusal) {
+        let task = self.task;
+        cluster.forget_arrival(task, epoch);
+        self.discard();
+        cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
+    }
+
     /// The commit has come: the task is this node's, in `epoch`.
     pub(crate) fn thaw(&self, epoch: Epoch) -> TaskRef {
         let state = std::mem::replace(&mut *self.state.lock().unwrap(), State::Gone);
@@ -101,6 +120,7 @@ impl Arrival {
         let cluster = crate::cluster::cluster();
         let ends = (self.task, self.from, cluster.me());
         let mut report = manifest.report.clone();
+        report.lost(copy.lost_count);
         if copy.lacking.as_ref().is_some_and(|lacking| lacking.is_eager()) {
             report.waits_for_all();
         }
@@ -126,6 +146,7 @@ impl Arrival {
         if let (Some(lacking), Some(body)) = (copy.lacking, record.mobile()) {
             lacking.thawed(&record, body);
         }
+        known::arrived(&record, manifest, self.from);
         record
     }
 }
@@ -166,7 +187,8 @@ impl Arrive {
     /// A stream begins with this section.
     pub(crate) fn open(cluster: &'static Cluster, from: NodeId, section: Section) -> Arrive {
         let (task, epoch) = (section.task, section.epoch);
-        let mut copy = Copy::over(remains::take(task));
+        let name = manifest_of(&section).ok().and_then(|manifest| manifest.remains).unwrap_or(task);
+        let mut copy = Copy::of(name);
         let last = OnceLock::new();
         let incoming = check_entry(&section, &mut copy)
             .and_then(|()| begin(cluster, &mut copy, &section, (task, epoch), &last))
@@ -195,14 +217,6 @@ impl Arrive {
             arrive.tell_installed(can_follow);
         }
         arrive
-    }
-
-    /// All pages have come: do they fit over what the task left here?
-    fn fit(&mut self) -> Result<(), Refusal> {
-        let mut state = self.arrival.state.lock().unwrap();
-        let State::Here(copy) = &mut *state else { return Ok(()) };
-        let Some(merge) = &mut copy.merge else { return Ok(()) };
-        merge.finish().map_err(|why| Refusal::Other { why })
     }
 
     /// Installs bytes, and takes the heads between them; tells the source of rounds that are all there.
@@ -280,8 +294,12 @@ impl Arrive {
             if matches!(*state, State::Gone) {
                 return Ok(());
             }
+            if let State::Here(copy) = &*state {
+                check::arrived(copy, &self.arrival.last.get().expect("a head is the last").0);
+            }
             lazy.lacking.register();
             drop(state);
+            lazy.lacking.call_lost();
             if !lazy.lacking.is_eager() {
                 lazy.is_ready = true;
                 crate::fail::point("target.installed");
@@ -293,6 +311,7 @@ impl Arrive {
         let Lazy { lacking, chunks, is_ready, has_called } = lazy;
         if lacking.is_eager() && !std::mem::replace(has_called, true) {
             lacking.call();
+            lacking.call_lost();
         }
         if !lacking.is_eager() {
             return chunks.take(bytes, &mut |section, pages| lacking.arrived(section, pages));
@@ -302,7 +321,7 @@ impl Arrive {
         if !*is_ready && lacking.is_whole() {
             *is_ready = true;
             crate::fail::point("target.installed");
-            if let Err(why) = self.fit() {
+            if let Err(why) = self.arrival.fit() {
                 self.fail(why);
                 return Ok(());
             }
@@ -323,11 +342,8 @@ impl Arrive {
 
     /// The stream cannot go on: the source hears why, unless it knows already.
     fn fail(&mut self, why: Refusal) {
-        let (task, epoch) = (self.arrival.task, self.epoch);
         self.incoming = Err(String::new());
-        self.cluster.forget_arrival(task, epoch);
-        self.arrival.discard();
-        self.cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
+        self.arrival.fail(self.cluster, self.epoch, why);
     }
 }
 
@@ -384,7 +400,16 @@ fn begin(
         }
         installer::clear(task_slot, &section.zero, copy.merge.as_mut())?;
         copy.drop_others(section);
-        let _ = last.set((manifest_of(section)?, since));
+        let manifest = manifest_of(section)?;
+        // Checks that they lie where pages of the task can lie.
+        drop(Installer::new(task_slot, &manifest.same)?);
+        let is_ours = |item: &ShipSlot| copy.slots.iter().any(|slot| slot.raw() == item.slot.0);
+        if !manifest.same.iter().all(is_ours) {
+            return Err("a section takes pages of another task for kept".to_owned());
+        }
+        let same = pages_of(&manifest.same).ok_or("kept pages that are none")?;
+        copy.keep(same, manifest.same_hash);
+        let _ = last.set((manifest, since));
     }
     let installer = Installer::new(task_slot, &section.slots)?;
     let sections = u32::from(!is_last && installer.is_complete());
@@ -400,18 +425,22 @@ fn begin_lazy(
     mut incoming: Incoming,
 ) -> Result<Incoming, String> {
     let manifest = &last.get().expect("a head is the last section").0;
-    let missing = copy.missing(section, &manifest.missing)?;
+    let mut missing = copy.missing(section, &manifest.missing)?;
     if missing.len() != manifest.missing_count {
         // One that neither side sends would be waited for without end.
         let (here, there) = (missing.len(), manifest.missing_count);
         return Err(format!("{here} pages are missing here, and {there} by its source's count"));
     }
+    // Rule 3 of `transfer::delta`.
+    let lost = std::mem::take(&mut copy.lost);
+    missing.add_all(&lost);
     let of = (section.task, section.epoch, from);
-    let is_eager = !copy.can_follow();
+    // Records of its heaps may be among what is lost, and threads read these that cannot wait.
+    let is_eager = !copy.can_follow() || !lost.is_empty();
     // In the order of the source, which profiles count in.
     let slots = section.slots.iter().filter_map(|item| SlotId::from_raw(item.slot.0)).collect();
     let entry = EntryId(manifest.entry);
-    let lacking = Lacking::new(cluster, of, (entry, slots), missing, is_eager);
+    let lacking = Lacking::new(cluster, of, (entry, slots), (missing, lost), is_eager);
     copy.lacking = Some(lacking.clone());
     incoming.lazy =
         Some(Lazy { lacking, chunks: Chunks::default(), is_ready: false, has_called: false });
@@ -441,19 +470,13 @@ impl BulkSink for Arrive {
             Ok(Incoming { lazy: None, is_last: true, installer, .. })
                 if complete && installer.is_complete() =>
             {
-                self.fit().err()
+                return self.arrival.streamed(self.cluster, self.epoch);
             }
             Ok(_) => Some(Refusal::ShipFailed { why: "the stream ended too early".to_owned() }),
         };
-        crate::fail::point("target.installed");
-        match failed {
-            None => {
-                let (task, epoch) = (self.arrival.task, self.epoch);
-                self.cluster.tell(|core, now| core.installed(now, task, epoch));
-            }
-            Some(why) => self.fail(why),
+        if let Some(why) = failed {
+            self.fail(why);
         }
-        crate::fail::point("target.ready");
     }
 }
 

@@ -22,7 +22,9 @@ use migrt_iso::{PAGE_LEN, REGION_BASE, REGION_LEN, SlotId, page, pool};
 use super::image;
 use crate::census::{self, NodeMemory};
 use crate::symbols;
-use crate::task::header::Header;
+use crate::task::header::{Header, Layout};
+use crate::task::parcel::State;
+use crate::task::prefix::HeaderPrefix;
 use crate::task::tls::TlsLayout;
 use crate::task::{retire, stack};
 
@@ -66,7 +68,7 @@ pub(crate) fn scan(header: &Header, slots: &[SlotId]) -> Option<Hit> {
     let mut slots = slots.to_vec();
     slots.sort_unstable();
     let slots = &slots[..];
-    let mut trace = Trace { own: slots, seen: Seen::new(slots), work: Vec::new() };
+    let mut trace = Trace::new(slots);
     let hit = |place| move |(at, word)| Hit { place, at, word, stack, tp };
     if let Some(found) = trace.find(sp..stack.1) {
         return Some(hit(Place::Stack)(found));
@@ -74,12 +76,23 @@ pub(crate) fn scan(header: &Header, slots: &[SlotId]) -> Option<Hit> {
     if let Some(found) = trace.find(TlsLayout::get().image_range(tp)) {
         return Some(hit(Place::ThreadLocals)(found));
     }
-    while let Some((start, len)) = trace.work.pop() {
-        if let Some(found) = trace.find_in_block(start, len) {
-            return Some(hit(Place::Heap)(found));
-        }
+    // The handles of parcels that it holds are not seen as addresses.
+    for arena in header.adopted() {
+        trace.begin_parcel(arena, false);
     }
-    None
+    trace.follow().map(hit(Place::Heap))
+}
+
+/// Scans a parcel that nobody changes now.
+pub(crate) fn scan_parcel(header: &Header) -> Option<Hit> {
+    let mut slots = vec![header.slot];
+    header.prefix.arena().for_each_extent(&mut |slot| slots.push(slot));
+    slots.sort_unstable();
+    let mut trace = Trace::new(&slots);
+    trace.sees_parcels = true;
+    trace.begin_parcel(&header.prefix, true);
+    let (at, word) = trace.follow()?;
+    Some(Hit { place: Place::Heap, at, word, stack: (0, 0), tp: 0 })
 }
 
 /// Whether the stack or the thread-locals of a frozen task lead out of it.
@@ -112,16 +125,13 @@ impl Suspects {
         void.iter().for_each(|word| {
             self.words.remove(word);
         });
-        for at in (0..len).step_by(8) {
-            // SAFETY: whole pages, copied or the frozen task's own.
-            let word = unsafe { ((copy + at) as *const usize).read() };
-            if word.wrapping_sub(LOWEST) < HIGHEST - LOWEST
-                && self.words.len() < Suspects::COUNT_MAX
-                && may_lead_out(own, word)
-            {
-                self.words.insert(addr + at);
+        let note = &mut |at, word| {
+            if self.words.len() < Suspects::COUNT_MAX && may_lead_out(own, word) {
+                self.words.insert(addr + (at - copy));
             }
-        }
+        };
+        // SAFETY: whole pages, copied or the frozen task's own.
+        unsafe { census::scan_words(copy, len, LOWEST, HIGHEST, note) };
     }
 
     /// Whether one of them lies in a live block of the frozen task, or there are too many to tell.
@@ -152,21 +162,53 @@ struct Trace<'a> {
     seen: Seen<'a>,
     /// Blocks that were reached and not read yet.
     work: Vec<(usize, usize)>,
+    /// The handle of a parcel, whose address is inverted, leads out too.
+    sees_parcels: bool,
 }
 
-impl Trace<'_> {
-    /// The first word in `range` that points to somebody else's live memory.
-    fn find(&mut self, range: Range<usize>) -> Option<(usize, usize)> {
-        let mut at = range.start.next_multiple_of(8);
-        while at + 8 <= range.end {
-            // SAFETY: the range is the frozen task's memory, which the caller holds.
-            let word = unsafe { (at as *const usize).read() };
-            if word.wrapping_sub(LOWEST) < HIGHEST - LOWEST && self.leads_out(word) {
-                return Some((at, word));
+impl<'a> Trace<'a> {
+    fn new(own: &'a [SlotId]) -> Trace<'a> {
+        Trace { own, seen: Seen::new(own), work: Vec::new(), sees_parcels: false }
+    }
+
+    /// The block with the value of a parcel is reached, if there is one and it is not known to be clean.
+    fn begin_parcel(&mut self, arena: &HeaderPrefix, even_if_clean: bool) {
+        // SAFETY: a header, of which the prefix is the first field.
+        let header = unsafe { &*std::ptr::from_ref(arena).cast::<Header>() };
+        let Some(head) = header.parcel.keep() else { return };
+        if even_if_clean || head.state() != State::Clean {
+            let _ = self.leads_out(std::ptr::from_ref(head) as usize);
+        }
+    }
+
+    /// Reads what was reached; the first word that leads out.
+    fn follow(&mut self) -> Option<(usize, usize)> {
+        while let Some((start, len)) = self.work.pop() {
+            if let Some(found) = self.find_in_block(start, len) {
+                return Some(found);
             }
-            at += 8;
         }
         None
+    }
+
+    /// The first word in `range` that points to somebody else's live memory.
+    fn find(&mut self, range: Range<usize>) -> Option<(usize, usize)> {
+        let mut first = None;
+        let look = &mut |at, word| {
+            if first.is_none() && self.leads_out(word) {
+                first = Some((at, word));
+            }
+        };
+        let len = range.end.saturating_sub(range.start);
+        // SAFETY: the range is the frozen task's memory, which the caller holds.
+        unsafe { census::scan_words(range.start, len, LOWEST, HIGHEST, look) };
+        if first.is_none() && self.sees_parcels {
+            let words = (range.start.next_multiple_of(8)..range.end & !7).step_by(8);
+            // SAFETY: as above.
+            let mut words = words.map(|at| (at, unsafe { (at as *const usize).read() }));
+            first = words.find(|&(_, word)| is_handle(word));
+        }
+        first
     }
 
     /// The same in a block of the heap. Of a long one only the pages that were touched are read: the
@@ -239,12 +281,18 @@ impl<'a> Seen<'a> {
     }
 }
 
+/// Whether the word is the address of a header, inverted.
+fn is_handle(word: usize) -> bool {
+    (!word).wrapping_sub(REGION_BASE) < REGION_LEN
+        && SlotId::of_addr(!word).is_some_and(|slot| Layout { slot }.header() as usize == !word)
+}
+
 #[cold]
 fn is_node(word: usize) -> bool {
     census::is_node_memory(word).is_some()
 }
 
-/// Whether something is alive in a slot that is not the task's: remains, a local task on the stack that
+/// Whether something is alive in a slot that is not the task's: remains that are reached, a local task on the stack that
 /// it is, or a heap. Slots that rest, and those that workers keep warm, are in use and hold nothing.
 #[cold]
 fn is_live_elsewhere(slot: SlotId) -> bool {
@@ -252,7 +300,7 @@ fn is_live_elsewhere(slot: SlotId) -> bool {
     // Held so that no stack comes or goes: the first page of one is its guard.
     let stacks = stack::registry();
     if !pool.is_used(slot) {
-        return pool.is_kept(slot);
+        return pool.is_kept(slot) && !super::remains::shelf::has(slot);
     }
     if super::remains::is_copies(slot) || retire::is_resting(slot) {
         return false;
@@ -265,11 +313,21 @@ fn is_live_elsewhere(slot: SlotId) -> bool {
 }
 
 impl Hit {
+    /// What a parcel has that leads out of it.
+    pub(crate) fn in_parcel(&self) -> String {
+        if is_handle(self.word) {
+            return "another parcel is in it".to_owned();
+        }
+        format!("a word of its value, at {:#x}, points to {}", self.at, self.target())
+    }
+
     /// What to tell the user.
     fn target(&self) -> String {
         let word = self.word;
         if word.wrapping_sub(REGION_BASE) < REGION_LEN {
-            return format!("{word:#x}, in a slot of another task or of its remains");
+            return format!(
+                "{word:#x}, in a slot of another task or of its remains, or of a parcel"
+            );
         }
         match census::is_node_memory(word) {
             Some(NodeMemory::Block { start, len }) => {

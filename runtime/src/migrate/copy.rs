@@ -11,9 +11,11 @@ use migrt_proto::{SlotRef, TaskId};
 
 use super::installer::{self, Installer};
 use super::lacking::Lacking;
+use super::over::Over;
 use super::pages::pages_of;
-use super::plan;
+use super::remains::shelf::{self, Shelved};
 use super::remains::{self, Kept, Merge, number_of};
+use super::{plan, watch};
 use crate::cluster::Cluster;
 use crate::net::Hurry;
 use crate::task::mobile;
@@ -27,10 +29,22 @@ const RELEASE_PATIENCE: Duration = Duration::from_millis(50);
 pub(super) struct Copy {
     /// Slots that were adopted, the task slot first.
     pub(super) slots: Vec<SlotId>,
+    /// Under which name it would have left remains here.
+    pub(super) remains: Option<TaskId>,
     /// What the task left here when it was here before.
     pub(super) kept: Option<Kept>,
     /// The same, once pages come over it.
     pub(super) merge: Option<Merge>,
+    /// What was kept for its return, since nothing here reaches it.
+    pub(super) shelved: Option<Shelved>,
+    /// The same, once pages come over it.
+    pub(super) over: Option<Over>,
+    /// Pages that the source took for kept, and that have not come instead.
+    pub(super) lost: PageSet,
+    /// How many there were.
+    pub(super) lost_count: u64,
+    /// The stream has ended: what is lost is all that is awaited.
+    pub(super) is_streamed: bool,
     /// Of the slot of a task that has not started.
     pub(super) promise: Option<SlotPromise>,
     /// Rounds have brought pages.
@@ -44,9 +58,11 @@ pub(super) struct Copy {
 }
 
 impl Copy {
-    /// Of a task that has left this here before.
-    pub(super) fn over(kept: Option<Kept>) -> Copy {
-        Copy { kept, ..Copy::default() }
+    /// Of a task that may have been here before, and would have left remains under this name.
+    pub(super) fn of(name: TaskId) -> Copy {
+        let kept = remains::take(name);
+        let shelved = if kept.is_none() { shelf::take(name) } else { None };
+        Copy { kept, shelved, remains: Some(name), ..Copy::default() }
     }
 
     /// The slots are another node's, and stay so; remains stay remains.
@@ -55,14 +71,34 @@ impl Copy {
             lacking.close();
         }
         let kept = self.kept.or(self.merge.map(Merge::undo));
+        let shelved = self.shelved.or(self.over.map(Over::undo));
+        let has = |slots: Option<&Vec<SlotId>>, slot: SlotId| {
+            slots.is_some_and(|all| all.contains(&slot))
+        };
         for slot in self.slots {
-            if kept.as_ref().is_none_or(|kept| !kept.slots.contains(&slot)) {
+            let is_kept = has(kept.as_ref().map(|kept| &kept.slots), slot)
+                || has(shelved.as_ref().map(|shelved| &shelved.slots), slot);
+            if !is_kept {
                 pool::global().release(slot);
             }
         }
         if let Some(kept) = kept {
             remains::put_back(kept);
         }
+        if let Some(shelved) = shelved {
+            shelf::put_back(shelved);
+        }
+    }
+
+    /// The last section has named all pages that come; these do not, since the source takes them for
+    /// kept. `told` is one hash of all their hashes.
+    pub(super) fn keep(&mut self, same: PageSet, told: u128) {
+        if let Some(over) = &mut self.over {
+            self.lost = over.settle(&same, told, &self.slots);
+        } else if self.merge.as_mut().is_none_or(|merge| !merge.keep(&same, told)) {
+            self.lost = same;
+        }
+        self.lost_count = self.lost.len();
     }
 
     /// Takes the slots of a section that are not taken yet, and prepares the first.
@@ -77,7 +113,7 @@ impl Copy {
             if is_first && at == 0 && slot.class() < crate::task::header::TASK_CLASS {
                 return Err(format!("{slot} is too short for a task slot"));
             }
-            take_over(slot, section.task, &mut self.kept)?;
+            self.take_over(slot, self.remains.unwrap_or(section.task))?;
             self.slots.push(slot);
         }
         if is_first
@@ -91,7 +127,21 @@ impl Copy {
                 self.kept = Some(kept);
                 return Err("remains turned up in the middle of a shipment".to_owned());
             }
+            watch::end_lingering();
             self.merge = Some(Merge::new(kept));
+        }
+        if let Some(shelved) = self.shelved.take() {
+            if !is_first {
+                self.shelved = Some(shelved);
+                return Err("remains turned up in the middle of a shipment".to_owned());
+            }
+            watch::end_lingering();
+            self.over = Some(Over::new(shelved));
+        }
+        if let Some(over) = &mut self.over {
+            for list in [&section.slots, &section.zero] {
+                over.writes(&pages_of(list).ok_or("a section names pages that are none")?);
+            }
         }
         Ok(())
     }
@@ -175,34 +225,53 @@ impl Copy {
                 pool::global().unkeep(slot);
             }
         }
+        if let Some(over) = &mut self.over {
+            over.drop_slots(is_named);
+        }
     }
-}
 
-/// Adopts a slot. A task that comes back at once may find its old copy still here, its release
-/// ordered but not carried out yet by the thread that works on it: that is waited for. Another
-/// task's remains are looked at again: mostly nothing reaches them any more.
-fn take_over(slot: SlotId, task: TaskId, kept: &mut Option<Kept>) -> Result<(), String> {
-    let patience = Instant::now() + RELEASE_PATIENCE;
-    let mut collected = false;
-    loop {
-        let adopted = match kept {
-            Some(kept) if kept.slots.contains(&slot) => pool::global().adopt_over_remains(slot),
-            _ => pool::global().adopt(slot),
-        };
-        match adopted {
-            Ok(()) => return Ok(()),
-            Err(Conflict::InUse(_)) if Instant::now() < patience => std::thread::yield_now(),
-            Err(Conflict::Remains(_)) if kept.is_none() && Instant::now() < patience => {
-                // Its own, kept just now, or another's.
-                *kept = remains::take(task);
-                if kept.is_none() && !std::mem::replace(&mut collected, true) {
+    /// Adopts a slot. A task that comes back at once may find its old copy still here, its release
+    /// ordered but not carried out yet by the thread that works on it: that is waited for. Another
+    /// task's remains are looked at again: mostly nothing reaches them any more.
+    fn take_over(&mut self, slot: SlotId, task: TaskId) -> Result<(), String> {
+        let patience = Instant::now() + RELEASE_PATIENCE;
+        let mut collected = false;
+        loop {
+            let adopted = match self.is_own(slot) {
+                true => pool::global().adopt_over_remains(slot),
+                false => pool::global().adopt(slot),
+            };
+            match adopted {
+                Ok(()) => return Ok(()),
+                Err(Conflict::InUse(_)) if Instant::now() < patience => std::thread::yield_now(),
+                Err(Conflict::Remains(_)) if shelf::drop_slot_of_other(slot, task) => {}
+                Err(Conflict::Remains(_)) if !self.has_old() && Instant::now() < patience => {
+                    // Its own, kept just now, or another's.
+                    self.kept = remains::take(task);
+                    if self.kept.is_none() {
+                        self.shelved = shelf::take(task);
+                    }
+                    if !self.has_old() && !std::mem::replace(&mut collected, true) {
+                        remains::collect_if_due();
+                    }
+                }
+                Err(Conflict::Remains(_)) if !std::mem::replace(&mut collected, true) => {
                     remains::collect_if_due();
                 }
+                Err(conflict) => return Err(conflict.to_string()),
             }
-            Err(Conflict::Remains(_)) if !std::mem::replace(&mut collected, true) => {
-                remains::collect_if_due();
-            }
-            Err(conflict) => return Err(conflict.to_string()),
         }
+    }
+
+    /// Whether there is anything of the task here from before, not written over yet.
+    fn has_old(&self) -> bool {
+        self.kept.is_some() || self.shelved.is_some() || self.over.is_some() || self.merge.is_some()
+    }
+
+    /// Whether the slot holds what the task has left here.
+    fn is_own(&self, slot: SlotId) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.slots.contains(&slot))
+            || self.shelved.as_ref().is_some_and(|shelved| shelved.slots.contains(&slot))
+            || self.over.as_ref().is_some_and(|over| over.has(slot))
     }
 }

@@ -20,10 +20,10 @@ use migrt_iso::PAGE_LEN;
 use migrt_proto::transfer::{self, AutoInput, Limits, Rounds, RoundsRecord, Step};
 use migrt_proto::{Epoch, NodeId};
 
-use super::Manifest;
 use super::remains::{Base, Parts, addr_of};
 use super::rounds::{Checkpoint, Work};
-use super::watch::Watch;
+use super::watch::{self, Watch};
+use super::{Manifest, check};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::exec::door;
@@ -51,7 +51,7 @@ pub(crate) struct Copying {
     pub(crate) epoch: Epoch,
     /// Set if what the rounds leave may follow the task.
     auto: Option<AutoInput>,
-    pub(crate) watch: Watch,
+    pub(crate) watch: Arc<Watch>,
     state: Mutex<State>,
     news: Condvar,
     /// The mover's, and after it the last shipment's.
@@ -86,20 +86,26 @@ impl Copying {
         (limits, auto): (Limits, Option<AutoInput>),
         first: Checkpoint,
     ) -> bool {
-        let copying = Arc::new(Copying {
-            target: to.0,
-            epoch: to.1,
-            auto,
-            watch: Watch::default(),
-            state: Mutex::default(),
-            news: Condvar::new(),
-            work: Mutex::new(Work::new(Rounds::new(limits, cluster.link_rate(to.0)))),
-        });
         // The task may have been here just now, and have come back.
         for other in std::mem::take(&mut *lingering()) {
             other.watch.close();
         }
+        watch::end_lingering();
         let body = task.mobile().expect("only mobile tasks move");
+        let mut journey = body.journey();
+        let (offer, known) = (journey.offer.clone(), journey.known.take());
+        drop(journey);
+        let watch = known.as_ref().and_then(|known| known.hand_over()).unwrap_or_default();
+        let rounds = Rounds::new(limits, cluster.link_rate(to.0));
+        let copying = Arc::new(Copying {
+            target: to.0,
+            epoch: to.1,
+            auto,
+            watch,
+            state: Mutex::default(),
+            news: Condvar::new(),
+            work: Mutex::new(Work::new(rounds, offer, known)),
+        });
         // Before the thread: the target's answers look for it there.
         body.journey().copying = Some(copying.clone());
         let task = task.clone();
@@ -241,8 +247,7 @@ impl Copying {
         let mut stop = first;
         loop {
             self.watch.sync(&stop)?;
-            let dirty = self.watch.take_dirty()?;
-            let step = work.next(&stop.live, dirty);
+            let step = work.look(self, &stop.live)?;
             match step {
                 Step::Send(pages) => {
                     work.send(cluster, (id, self), &stop.slots, &pages, body)?;
@@ -326,12 +331,13 @@ impl Copying {
         manifest: impl FnOnce() -> Manifest,
     ) -> Result<(Base, usize), String> {
         let mut work = self.work();
-        let (mut parts, mut section, mut byte_count, mut live_pages);
+        let (mut parts, mut section, mut byte_count, mut live_pages, mut stop);
         loop {
             parts = Parts::default();
             // What the node writes to pages that it reaches after the last look is the node's: it
             // stays here, and differs from the base.
-            let (stop, rest) = match work.last.take() {
+            let rest;
+            (stop, rest) = match work.last.take() {
                 Some(last) => last,
                 None => {
                     let stop = Checkpoint::of(header);
@@ -345,7 +351,7 @@ impl Copying {
             // Others may free blocks of a frozen task. Such a free is carried out here or kept for
             // its return, but never goes along: it would be carried out twice.
             let mut lists = header.arenas().map(|arena| arena.arena().remote_list_addr());
-            if lists.all(|list| work.base.word(list) == Some(0)) {
+            if lists.all(|list| work.base.word(list).is_none_or(|head| head == 0)) {
                 break;
             }
             body.drain_frees(header);
@@ -354,6 +360,12 @@ impl Copying {
         let record = work.rounds.record();
         let mut manifest = manifest();
         manifest.report.pre_copy(&record, live_pages, rest_pages);
+        if let Some(offer) = &work.offer {
+            manifest.keeps(offer, &stop.slots);
+            let same = offer.same_hashes();
+            work.base.note_same(same.into_iter());
+        }
+        check::take(&mut manifest, header);
         section.extra = postcard::to_stdvec(&manifest).expect("plain data encodes");
         work.push(cluster, (body.id, self), section, parts)?;
         work.feed.take().expect("just written to").finish();

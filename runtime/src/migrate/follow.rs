@@ -6,6 +6,7 @@ use std::sync::Arc;
 use migrt_proto::NodeId;
 use migrt_proto::transfer::{PAGE_FRAME_LEN_MAX, PageFrame, Section};
 
+use super::found;
 use super::lacking::{self, Lacking};
 use super::serve;
 use crate::net::BulkSink;
@@ -136,17 +137,18 @@ pub(crate) fn requests(from: NodeId, first: PageFrame) -> Result<Box<dyn BulkSin
 impl Requests {
     fn obey(&self, frame: PageFrame) -> Result<(), String> {
         match frame {
-            PageFrame::Ask(ask) => {
-                if let Some(serving) = serve::find(ask.task, ask.epoch, self.from) {
-                    serving.demanded(&ask.asks);
-                }
-            }
+            PageFrame::Ask(ask) => match serve::find(ask.task, ask.epoch, self.from) {
+                Some(serving) => serving.demanded(&ask.asks),
+                None => found::find(self.from, ask),
+            },
             PageFrame::Ack(ack) => {
                 if let Some(serving) = serve::find(ack.task, ack.epoch, self.from) {
                     serving.acked(&ack.chunks);
                 }
             }
-            PageFrame::Section(_) => return Err("pages where requests are to be".to_owned()),
+            PageFrame::Section(_) | PageFrame::Want(_) | PageFrame::Have(_) => {
+                return Err("something else where requests are to be".to_owned());
+            }
         }
         Ok(())
     }
@@ -162,8 +164,13 @@ impl BulkSink for Requests {
     fn end(self: Box<Self>, _: bool) {}
 }
 
+/// Opens a stream of bytes that are thrown away.
+pub(crate) fn blank() -> Box<dyn BulkSink> {
+    Box::new(Swallow)
+}
+
 /// Takes what nobody waits for.
-struct Swallow;
+pub(super) struct Swallow;
 
 impl BulkSink for Swallow {
     fn chunk(&mut self, _: &[u8]) -> Result<(), String> {

@@ -82,7 +82,7 @@ pub(super) fn left(id: TaskId) {
 }
 
 /// Asks a task that had to wait to leave, if it is still to.
-fn ask(to: NodeId, task: TaskRef) {
+pub(super) fn ask(to: NodeId, task: TaskRef) {
     let body = task.mobile().expect("only mobile tasks move");
     let order = body.any_journey().and_then(|journey| journey.order);
     if order.is_none_or(|order| order.to != to) {

@@ -38,8 +38,8 @@ pub(super) struct Split {
     pub(super) live_pages: u64,
 }
 
-/// Divides the pages of a frozen task.
-pub(super) fn split(header: &Header, hot: &[HotPage]) -> Split {
+/// Divides the pages of a frozen task, but for those that the target has.
+pub(super) fn split(header: &Header, same: &PageSet, hot: &[HotPage]) -> Split {
     let slots = slots_of(header);
     let mut live = PageSet::new();
     for arena in header.arenas() {
@@ -47,7 +47,8 @@ pub(super) fn split(header: &Header, hot: &[HotPage]) -> Split {
             live.insert(run_of(addr, len));
         });
     }
-    let (head, missing) = divide(header, &slots, &live, &pages_of_hot(&slots, hot));
+    let open = live.difference(same);
+    let (head, missing) = divide(header, &slots, &open, &pages_of_hot(&slots, hot));
     Split { slots, head, missing, live_pages: live.len() }
 }
 

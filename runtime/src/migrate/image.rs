@@ -11,8 +11,10 @@
 
 use migrt_iso::{PAGE_LEN, SlotId, page};
 use migrt_proto::SlotRef;
+use migrt_proto::transfer::{PageSet, Run};
 use migrt_proto::wire::{PageRun, ShipSlot};
 
+use super::remains::{addr_of, number_of};
 use crate::task::adopted;
 use crate::task::header::Header;
 use crate::task::prefix::HeaderPrefix;
@@ -24,13 +26,16 @@ const ASK_PAGES: usize = 24;
 #[derive(Debug, Default)]
 pub(crate) struct Image {
     pub(crate) slots: Vec<ShipSlot>,
+    but: PageSet,
 }
 
 /// Finds the live pages of a frozen task.
 ///
+/// The pages of `but` are left out.
+///
 /// The header must have been prepared for the journey (no words of this node in it).
-pub(crate) fn of(header: &Header) -> Image {
-    let mut image = Image::default();
+pub(crate) fn of(header: &Header, but: &PageSet) -> Image {
+    let mut image = Image { but: but.clone(), ..Image::default() };
     let layout = header.layout();
     let slot = layout.slot;
     let slot_end = slot.base() + slot.len();
@@ -73,6 +78,11 @@ pub(crate) fn saved_sp(header: &Header) -> usize {
 }
 
 impl Image {
+    /// How many pages it has.
+    pub(crate) fn page_count(&self) -> usize {
+        self.slots.iter().flat_map(|slot| &slot.runs).map(|run| run.count as usize).sum()
+    }
+
     /// The slots of an adopted arena: its live blocks and the page that it is found by.
     fn add_adopted(&mut self, arena: &HeaderPrefix) {
         let mut runs = Vec::new();
@@ -98,6 +108,18 @@ impl Image {
 
     /// Pages that the heap says are alive: those that hold something.
     fn add_live(&mut self, addr: usize, len: usize) {
+        let run = Run::new(number_of(addr), (len / PAGE_LEN) as u64);
+        let but = self.but.within(run);
+        if but.is_empty() {
+            return self.add_run(addr, len);
+        }
+        let rest = PageSet::from_iter([run]).difference(&but);
+        for run in rest.runs() {
+            self.add_run(addr_of(run.first), run.count as usize * PAGE_LEN);
+        }
+    }
+
+    fn add_run(&mut self, addr: usize, len: usize) {
         if len / PAGE_LEN < ASK_PAGES {
             self.add_nonzero(addr, len / PAGE_LEN);
         } else {

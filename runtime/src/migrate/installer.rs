@@ -1,5 +1,6 @@
 //! Writing the pages of an arriving task to where they belong.
 
+use migrt_iso::page::HUGE_PAGE_LEN;
 use migrt_iso::{PAGE_LEN, SlotId, page};
 use migrt_proto::SlotRef;
 use migrt_proto::wire::ShipSlot;
@@ -118,11 +119,21 @@ fn addresses(
 
 /// Makes the pages of the next `len` bytes present, and some of the `left` that follow in the run; up
 /// to where.
+///
+/// A run of two megabytes is dense: there huge pages cost a fifth of small ones. Elsewhere they would
+/// make pages present that the task never touches.
 fn populate(addr: usize, len: usize, left: usize) -> usize {
     let from = addr & !(PAGE_LEN - 1);
-    let to = (addr + left.min(len.max(POPULATE_MAX))).next_multiple_of(PAGE_LEN);
+    let end = (addr + left).next_multiple_of(PAGE_LEN);
+    let whole = from.next_multiple_of(HUGE_PAGE_LEN);
+    let few = (addr + left.min(len.max(POPULATE_MAX))).next_multiple_of(PAGE_LEN);
+    let to = match whole + HUGE_PAGE_LEN <= end {
+        true if from == whole => from + HUGE_PAGE_LEN,
+        true => few.min(whole),
+        false => few,
+    };
     // SAFETY: the pages are within a slot that is this node's (I3, checked in `addresses`).
-    unsafe { page::populate_write(from, to - from) };
+    unsafe { page::populate_huge(from, to - from) };
     to
 }
 

@@ -108,6 +108,7 @@ pub(crate) fn link_back(node: NodeId) {
         let mut state = lacking.state();
         let asks = state.missing.link_back();
         lacking.ask(&mut state, asks);
+        lacking.ask_lost(&mut state);
     }
 }
 
@@ -119,16 +120,18 @@ fn from_node(node: NodeId) -> Vec<Arc<Lacking>> {
 }
 
 impl Lacking {
-    /// A task that arrives without `missing`.
+    /// A task that arrives without `missing`; of these its source takes `lost` for kept here, so they come
+    /// only if they are asked for.
     pub(super) fn new(
         cluster: &'static Cluster,
         (task, epoch, source): (TaskId, Epoch, NodeId),
         (entry, slots): (EntryId, Vec<SlotId>),
-        missing: PageSet,
+        (missing, lost): (PageSet, PageSet),
         is_eager: bool,
     ) -> Arc<Lacking> {
         let state = State {
             missing: Missing::new(missing),
+            lost,
             first: Vec::new(),
             ranges: Vec::new(),
             waiters: BTreeMap::new(),
@@ -152,7 +155,7 @@ impl Lacking {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -264,6 +267,7 @@ impl Lacking {
             wake.extend(arrived.wake);
         }
         let wakers = state.take_wakers(&wake);
+        crate::fail::point("target.arrived");
         let ack = PageAck { task: self.task, epoch: self.epoch, chunks: vec![chunk] };
         self.request(&mut state, PageFrame::Ack(ack));
         drop(state);
@@ -328,6 +332,7 @@ impl Lacking {
             }
             Fault::SourceLost => return Verdict::Never,
             Fault::Ask(run) => {
+                crate::fail::point("target.faulted");
                 if state.first.len() < PROFILE_PAGES_MAX {
                     state.first.push(page);
                 }
@@ -341,7 +346,7 @@ impl Lacking {
         Verdict::Wait
     }
 
-    fn ask(&self, state: &mut State, asks: Vec<Run>) {
+    pub(super) fn ask(&self, state: &mut State, asks: Vec<Run>) {
         if !asks.is_empty() {
             let ask = PageAsk { task: self.task, epoch: self.epoch, asks };
             self.request(state, PageFrame::Ask(ask));
@@ -368,6 +373,7 @@ impl Lacking {
         }
         state.is_settling = true;
         drop(state);
+        crate::fail::point("target.whole");
         // The core first: as soon as the task is free it may be frozen (rule 13 of the hand-off).
         self.cluster.tell(|core, now| core.whole(now, self.task, self.epoch));
         let mut state = self.state();

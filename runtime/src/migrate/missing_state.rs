@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use migrt_iso::missing::Missing as Kernel;
-use migrt_proto::transfer::{Missing, Page, Waiter};
+use migrt_proto::transfer::{Missing, Page, PageSet, Waiter};
 
 use crate::net::BulkFeed;
 use crate::task::body::Doom;
@@ -15,6 +15,8 @@ use crate::task::record::TaskRef;
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) missing: Missing,
+    /// Of these, pages that the source takes for kept here.
+    pub(super) lost: PageSet,
     /// Pages that were waited for, in the order in which they were touched; some are left out.
     pub(super) first: Vec<Page>,
     /// What is registered: address and length.

@@ -17,20 +17,31 @@ pub(crate) mod arrive;
 #[expect(unsafe_code, reason = "reads every word of a frozen task")]
 pub(crate) mod audit;
 pub(crate) mod chaos;
+#[expect(unsafe_code, reason = "reads the pages of tasks that have just arrived")]
+mod check;
 mod copy;
 pub(crate) mod copying;
 #[expect(unsafe_code, reason = "handles signals, and waits for pages")]
 pub(crate) mod fault;
 pub(crate) mod follow;
+pub(crate) mod found;
 mod gate;
+#[expect(unsafe_code, reason = "reads pages in place")]
+mod hash;
+pub(crate) mod have;
 #[expect(unsafe_code, reason = "reads the stacks of frozen tasks")]
 mod head;
 #[expect(unsafe_code, reason = "reads the pages of frozen tasks")]
 pub(crate) mod image;
 #[expect(unsafe_code, reason = "writes the pages of arriving tasks")]
 mod installer;
+pub(crate) mod known;
 pub(crate) mod lacking;
+mod later;
+mod long;
 mod missing_state;
+#[expect(unsafe_code, reason = "drops pages of slots that change hands")]
+mod over;
 mod pages;
 pub(crate) mod pins;
 mod plan;
@@ -67,6 +78,7 @@ use crate::fail;
 use crate::task::adopted;
 use crate::task::body::{MobileBody, Order};
 use crate::task::header::Header;
+use crate::task::parcel::State;
 use crate::task::record::TaskRef;
 use crate::task::wish;
 
@@ -80,6 +92,7 @@ pub(crate) fn order(task: TaskRef, target: NodeId, epoch: Epoch, strategy: Strat
     let body = mobile(&task);
     let since = Instant::now();
     body.journey().order = Some(Order { to: target, epoch, strategy, since });
+    have::ask(cluster(), &task, target, epoch);
     body.ask_move(target.0);
     if !body.may_leave() {
         // Pages of it are on their way here, all of them: it goes when they have come (`untied`).
@@ -134,6 +147,9 @@ fn leave(task: TaskRef) {
         }
         return stay(task);
     }
+    if copying.is_none() && have::is_awaited(&task) {
+        return stay(task);
+    }
     body.frozen_at(since);
     let mut checked = check(body, NodeId(target));
     if checked.is_ok() {
@@ -144,6 +160,9 @@ fn leave(task: TaskRef) {
         }
         if !gate::enter(&task, NodeId(target), copying.is_some()) {
             return stay(task);
+        }
+        if copying.is_none() {
+            compare(body);
         }
         checked = check_words(body, copying.as_deref());
         if let Some(copying) = &copying {
@@ -164,11 +183,12 @@ fn leave(task: TaskRef) {
             tracing::debug!(task = %body.id, target, %why, "a move is refused");
             body.set_refusal(why.to_string());
             body.journey().order = None;
+            end_offer(body);
             gate::left(body.id);
             // The core first: the stream of the rounds is about to break, and that is not the reason;
             // and the task may order its next move as soon as it goes on.
             cluster.tell(|core, now| core.freeze_failed(now, body.id, why));
-            end_rounds(body);
+            stop_rounds(body);
             stay(task);
         }
     }
@@ -197,8 +217,37 @@ fn begin_rounds(cluster: &'static Cluster, task: &TaskRef, target: NodeId) -> bo
     Copying::start(cluster, task, (target, epoch), (limits, auto), first)
 }
 
-/// No more rounds of a task that goes on here, or ends.
+/// Finds out which of the frozen task's pages need not be sent.
+fn compare(body: &MobileBody) {
+    let Some(header) = body.header() else { return };
+    let journey = body.journey();
+    let (offer, known) = (journey.offer.clone(), journey.known.clone());
+    drop(journey);
+    if let Some(offer) = offer {
+        offer.freeze(header, known.as_deref());
+    }
+}
+
+/// What the target has kept is nothing to a task that stays.
+fn end_offer(body: &MobileBody) {
+    let offer = body.any_journey().and_then(|mut journey| journey.offer.take());
+    if let Some(offer) = offer {
+        offer.close();
+    }
+}
+
+/// The task ends: no more rounds, and nothing of it is watched any more.
 pub(crate) fn end_rounds(body: &MobileBody) {
+    stop_rounds(body);
+    end_offer(body);
+    let known = body.any_journey().and_then(|mut journey| journey.known.take());
+    if let Some(known) = known {
+        known.close();
+    }
+}
+
+/// No more rounds of a task that goes on here, or ends.
+fn stop_rounds(body: &MobileBody) {
     let copying = body.any_journey().and_then(|mut journey| journey.copying.take());
     if let Some(copying) = copying {
         copying.close();
@@ -215,6 +264,12 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
         return Err(Refusal::Pinned { what: pins.join(", ") });
     }
     let Some(header) = body.header() else { return check_call(body) };
+    if header.is_parcel()
+        && header.prefix.travelled_with().is_some_and(|t| cluster().is_unsettled(t))
+    {
+        // The slots may not leave before (I3).
+        return Err(Refusal::Busy);
+    }
     body.drain_frees(header);
     let sp = image::saved_sp(header);
     let layout = header.layout();
@@ -232,28 +287,62 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
 /// Whether no word of a frozen task leads to what stays here.
 fn check_words(body: &MobileBody, copying: Option<&Copying>) -> Result<(), Refusal> {
     let Some(header) = body.header() else { return Ok(()) };
-    let audit = crate::node::node().config.audit;
     let slots = slots_of(header);
     // Pages that went in rounds were looked through as they were copied.
     let is_lazy = body.journey().is_lazy;
+    let offer = body.journey().offer.clone();
+    // What the target has is not sent, and what is left is not long, or is not sent at all.
+    let has_same = offer.as_ref().is_some_and(|offer| !offer.same().is_empty());
+    let goes_in_pieces = copying.is_none() && !is_lazy && !has_same && ship::is_long(header);
+    body.journey().goes_in_pieces = goes_in_pieces;
+    if header.is_parcel() {
+        return check_parcel(header);
+    }
     let is_clean = match copying {
+        // So are those that go in pieces.
+        None if goes_in_pieces => !audit::roots_lead_out(header, &slots),
         // Long heaps are looked through as they follow.
-        None if is_lazy && serve::is_long(header) => !audit::roots_lead_out(header, &slots),
+        None if is_lazy && ship_head::is_long(header) => !audit::roots_lead_out(header, &slots),
         Some(copying) => {
             let other = |why| Refusal::ShipFailed { why };
             !copying.has_suspects(header).map_err(other)? && !audit::roots_lead_out(header, &slots)
         }
-        None => false,
+        None => match offer {
+            Some(offer) => !offer.has_suspects(header) && !audit::roots_lead_out(header, &slots),
+            None => false,
+        },
     };
+    if is_clean { Ok(()) } else { scan_words(body, header) }
+}
+
+/// The same, by looking at all of them.
+fn scan_words(body: &MobileBody, header: &Header) -> Result<(), Refusal> {
+    let audit = crate::node::node().config.audit;
     if audit != Audit::Off
-        && !is_clean
-        && let Some(hit) = audit::scan(header, &slots)
+        && let Some(hit) = audit::scan(header, &slots_of(header))
     {
         if audit == Audit::Strict {
             return Err(Refusal::Pinned { what: hit.to_string() });
         }
         eprintln!("migrt: audit: task {} ({}): {hit}", body.id, header.entry.name);
     }
+    Ok(())
+}
+
+/// The same of a parcel, which has no stack that leads anywhere.
+fn check_parcel(header: &Header) -> Result<(), Refusal> {
+    let audit = crate::node::node().config.audit;
+    let Some(head) = header.parcel.keep() else { return Ok(()) };
+    if audit != Audit::Off
+        && head.state() != State::Clean
+        && let Some(hit) = audit::scan_parcel(header)
+    {
+        if audit == Audit::Strict {
+            return Err(Refusal::Pinned { what: hit.in_parcel() });
+        }
+        eprintln!("migrt: audit: a parcel: {}", hit.in_parcel());
+    }
+    head.set_clean();
     Ok(())
 }
 
@@ -298,8 +387,9 @@ fn give_up(cluster: &Cluster, body: &MobileBody, epoch: Epoch, why: &Refusal) {
     body.epoch.store(epoch.0, Ordering::Relaxed);
     cluster.metrics.refused();
     body.journey().order = None;
+    end_offer(body);
     gate::left(body.id);
-    end_rounds(body);
+    stop_rounds(body);
     let serving = body.journey().serving.take();
     drop(serving.map(|serving| serving.close()));
     body.take_move();
@@ -322,9 +412,14 @@ fn let_go(cluster: &Cluster, task: &TaskRef, to: NodeId) {
             Some(serving) => Arc::new(serving.close()),
             None => body.shipped().take().expect("it was shipped before it was another node's"),
         };
-        let copying = body.journey().copying.take();
+        let mut journey = body.journey();
+        let (copying, known) = (journey.copying.take(), journey.known.take());
+        drop(journey);
         if let Some(copying) = copying {
             copying.end_later();
+        }
+        if let Some(known) = known {
+            known.close_later();
         }
         remains::keep_departed(header, base);
     }

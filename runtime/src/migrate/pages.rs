@@ -12,6 +12,11 @@ const RANGES_MAX: usize = 4;
 /// fault without the wire if it is touched.
 const GAP_LEN: usize = 64 * PAGE_LEN;
 
+/// All pages of a slot.
+pub(super) fn run_of(slot: SlotId) -> Run {
+    Run::new(number_of(slot.base()), (slot.len() / PAGE_LEN) as u64)
+}
+
 /// The pages of these lists.
 pub(super) fn pages_of(list: &[ShipSlot]) -> Option<PageSet> {
     let mut pages = PageSet::new();

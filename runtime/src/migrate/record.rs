@@ -75,6 +75,23 @@ impl Report {
         (self.sent_pages, self.rest_pages) = (self.live_pages, head_pages);
     }
 
+    /// So many live pages the target has from before.
+    pub(super) fn same(&mut self, page_count: u64) {
+        self.same_pages = page_count;
+        if self.method != Method::PreCopy {
+            self.live_pages += page_count;
+        }
+    }
+
+    /// Of these, so many the target has lost: they were sent after all.
+    pub(super) fn lost(&mut self, page_count: u64) {
+        self.same_pages -= page_count.min(self.same_pages);
+        self.sent_pages += page_count;
+        if self.method != Method::PostCopy {
+            self.rest_pages += page_count;
+        }
+    }
+
     /// The same after rounds.
     pub(super) fn after_rounds(&mut self, rounds: &RoundsRecord, live_pages: u64, missing: u64) {
         let head_pages = self.rest_pages;
@@ -86,8 +103,8 @@ impl Report {
 
     /// It does not run before it is whole.
     pub(super) fn waits_for_all(&mut self) {
-        self.why += "; over its own remains, or without userfaultfd, it waits for all of its pages";
-        self.rest_pages = self.live_pages;
+        self.why += "; over remains that are in use, or of which some are gone, or without userfaultfd, it waits for all of its pages";
+        self.rest_pages = self.sent_pages;
     }
 
     /// The whole record, at the target: `since` the last pages began to come.

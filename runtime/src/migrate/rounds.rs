@@ -17,7 +17,9 @@ use migrt_proto::{Micros, SlotRef, TaskId};
 
 use super::audit::Suspects;
 use super::copying::Copying;
+use super::have::Offer;
 use super::head::{self, Split};
+use super::known::Known;
 use super::remains::{Base, Parts, addr_of, number_of};
 use super::{Manifest, image, serve, slots_of};
 use crate::cluster::Cluster;
@@ -34,7 +36,7 @@ const SECTION_PAGES: u64 = 1024;
 const ANNOUNCED_PAGES: u64 = 16 << 10;
 
 /// What is alive of a task, as seen in a brief stop.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Checkpoint {
     /// Its slots, the task slot first.
     pub(super) slots: Vec<SlotId>,
@@ -60,6 +62,13 @@ impl Checkpoint {
         Checkpoint { slots: slots_of(header), headed, live }
     }
 
+    /// The slots alone.
+    pub(super) fn of_slots(header: &Header) -> Checkpoint {
+        let mut headed: Vec<SlotId> = header.arenas().map(adopted::slot_of).collect();
+        headed.sort_unstable();
+        Checkpoint { slots: slots_of(header), headed, live: PageSet::new() }
+    }
+
     /// The part of a slot in which its pages go in rounds: address and length.
     pub(super) fn watched_part(&self, slot: SlotId) -> (usize, usize) {
         let is_headed = self.headed.binary_search(&slot).is_ok();
@@ -77,6 +86,12 @@ impl Checkpoint {
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) rounds: Rounds,
+    /// What the target has of the task from before.
+    pub(super) offer: Option<Arc<Offer>>,
+    /// What is known of the task's pages when the rounds begin.
+    pub(super) known: Option<Arc<Known>>,
+    /// The first scan is done.
+    has_begun: bool,
     pub(super) base: Base,
     pub(super) feed: Option<BulkFeed>,
     /// The stream was broken off by this node, whose core knows why, or will in a moment.
@@ -107,9 +122,16 @@ pub(super) struct Sent {
 }
 
 impl Work {
-    pub(super) fn new(rounds: Rounds) -> Work {
+    pub(super) fn new(
+        rounds: Rounds,
+        offer: Option<Arc<Offer>>,
+        known: Option<Arc<Known>>,
+    ) -> Work {
         Work {
             rounds,
+            offer,
+            known,
+            has_begun: false,
             base: Base::default(),
             feed: None,
             is_called_off: Arc::default(),
@@ -123,7 +145,32 @@ impl Work {
         }
     }
 
-    pub(super) fn next(&mut self, live: &PageSet, dirty: PageSet) -> Step {
+    /// What was written since the last call; at the first all that the target does not have.
+    fn take_dirty(&mut self, copying: &Copying) -> Result<PageSet, String> {
+        let dirty = copying.watch.take_dirty()?;
+        if std::mem::replace(&mut self.has_begun, true) {
+            return Ok(dirty);
+        }
+        // It may have been watched before.
+        let mut pages = copying.watch.present();
+        pages.add_all(&dirty);
+        if let Some(known) = &self.known {
+            known.void(&dirty);
+        }
+        if let Some(offer) = &self.offer {
+            offer.compare(&pages, self.known.as_deref());
+            pages.remove_all(&offer.same());
+        }
+        Ok(pages)
+    }
+
+    /// What goes in the next round, if any does.
+    pub(super) fn look(&mut self, copying: &Copying, live: &PageSet) -> Result<Step, String> {
+        let dirty = self.take_dirty(copying)?;
+        Ok(self.next(live, dirty))
+    }
+
+    fn next(&mut self, live: &PageSet, dirty: PageSet) -> Step {
         self.rounds.dead(&self.sent.difference(live));
         self.leftover.add_all(&dirty);
         let usable = self.leftover.intersection(live);
@@ -200,7 +247,7 @@ impl Work {
         copying: &Copying,
         stop: &Checkpoint,
     ) -> Result<PageSet, String> {
-        let dirty = copying.watch.take_dirty()?;
+        let dirty = self.take_dirty(copying)?;
         // The decision is made; this only takes note.
         let _ = self.next(&stop.live, dirty);
         let mut rest = self.rounds.outstanding().union(&self.leftover);
@@ -227,6 +274,10 @@ impl Work {
             }
         }
         rest.remove_all(&blank);
+        if let Some(offer) = &self.offer {
+            offer.sends(&blank, &rest);
+            offer.end(&stop.live);
+        }
         // Of what was sent, all that is dead now, or has become zero.
         let mut zero = self.sent.difference(&stop.live);
         zero.add_all(&blank.intersection(&self.sent));
@@ -315,6 +366,9 @@ impl Work {
             if !is_zero || self.sent.contains(page) {
                 send.insert(Run::one(page));
             }
+        }
+        if let Some(offer) = &self.offer {
+            offer.sends(pages, &send);
         }
         let mut parts = Parts::default();
         let len = send.len() as usize * PAGE_LEN;

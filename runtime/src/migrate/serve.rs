@@ -33,6 +33,7 @@ use super::rounds::{by_slot, head_of};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::config::Audit;
+use crate::fail;
 use crate::net::{BULK_HEADER_LEN_MAX, BulkFeed};
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
@@ -40,7 +41,8 @@ use crate::task::record::TaskRef;
 /// Chunks without an answer on one link, whatever the number of tasks that left by it: a page that is
 /// asked for waits for what is on the wire already.
 const CREDIT: u32 = 4;
-const LIMITS: PushLimits = PushLimits { chunk_pages: 16, credit: CREDIT, readahead_pages: 32 };
+pub(super) const LIMITS: PushLimits =
+    PushLimits { chunk_pages: 16, credit: CREDIT, readahead_pages: 32 };
 /// From so many pages on a thread pushes them.
 const MANY: u64 = 512;
 
@@ -99,8 +101,8 @@ pub(super) struct Leaving {
 /// What follows it.
 #[derive(Debug)]
 pub(super) struct Served {
-    pub(super) missing: PageSet,
-    /// Of these, the ones whose copies in the base are of an earlier round.
+    pub(super) push: Push,
+    /// Of its pages, the ones whose copies in the base are of an earlier round.
     pub(super) old: PageSet,
     pub(super) base: Base,
     pub(super) audit: Checked,
@@ -123,17 +125,6 @@ fn copy(base: &mut Base, list: &[ShipSlot], parts: &mut Parts) -> Option<()> {
         base.add_once(run, run.count as usize * PAGE_LEN, parts)?;
     }
     Some(())
-}
-
-/// Heaps from this length on are looked through as they are sent, not at the freeze.
-const LONG_HEAP: usize = 2 << 20;
-
-/// Whether to scan the task's heap at the freeze would take too long.
-pub(super) fn is_long(header: &Header) -> bool {
-    // Not by its pages: to count these takes long for a long heap.
-    let mut len = 0;
-    header.prefix.arena().for_each_extent(&mut |slot| len += slot.len());
-    len > LONG_HEAP
 }
 
 /// Whose pages are served under this name to `to`.
@@ -204,6 +195,7 @@ impl Serving {
 
     /// The target asks for pages.
     pub(crate) fn demanded(self: &Arc<Serving>, runs: &[Run]) {
+        fail::point("source.demanded");
         self.wanted.fetch_add(1, Ordering::SeqCst);
         let mut state = self.state();
         self.wanted.fetch_sub(1, Ordering::SeqCst);
@@ -312,6 +304,9 @@ impl Serving {
         }
         self.cluster.metrics.shipped(pages.len() as usize, pages.len() as usize * PAGE_LEN);
         self.write(state, section, parts, by_demand);
+        if !by_demand {
+            fail::point("source.pushed");
+        }
     }
 
     fn section(&self, kind: SectionKind, pages: &PageSet, zero: &PageSet) -> Section {
@@ -370,11 +365,11 @@ impl Serving {
         (section, mut parts): (Section, Parts),
         stream: Option<BulkFeed>,
     ) -> Result<(), String> {
-        let Served { missing, old, base, audit } = served;
-        let is_threaded = missing.len() >= MANY;
+        let Served { push, old, base, audit } = served;
+        let is_threaded = push.missing_count() >= MANY;
         let body = task.record.mobile().expect("only mobile tasks move");
         let state = State {
-            push: Push::new(missing, LIMITS),
+            push,
             base,
             old,
             record: Some(task.record.clone()),

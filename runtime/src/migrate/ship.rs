@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
-use migrt_iso::PAGE_LEN;
+use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::wire::{ShipHeader, ShipSlot, StreamHead};
-use migrt_proto::{Epoch, NodeId};
+use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
+use super::check::{self, Check};
 use super::copying::Copying;
+use super::have::Offer;
 use super::record::Report;
-use super::remains::Base;
-use super::{image, mobile, ship_head};
+use super::remains::{Base, number_of};
+use super::rounds::by_slot;
+use super::{hash, image, long, mobile, ship_head, slots_of};
 use crate::census;
 use crate::cluster::Cluster;
 use crate::fail;
-use crate::net::Part;
+use crate::net::{BULK_HEADER_LEN_MAX, Part};
 use crate::task::body::MobileBody;
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
@@ -36,13 +39,45 @@ pub(crate) struct Manifest {
     pub(crate) report: Report,
     /// Post-copy: live pages that follow, but for those that rounds have announced.
     pub(crate) missing: Vec<ShipSlot>,
+    /// Under which name remains of it are kept, if not under its own.
+    pub(crate) remains: Option<TaskId>,
     /// How many pages follow in all.
     pub(crate) missing_count: u64,
+    /// Live pages that do not come, since the target has kept them.
+    pub(crate) same: Vec<ShipSlot>,
+    /// One hash of all their hashes.
+    pub(crate) same_hash: u128,
+    /// The target was asked what it keeps.
+    pub(crate) has_asked: bool,
+    /// Moves in a row for which that brought little or nothing, before this one.
+    pub(crate) futile: u32,
+    /// Nodes that the task has been at.
+    pub(crate) visited: Vec<NodeId>,
+    /// Test mode: what the pages hash to.
+    pub(crate) check: Option<Check>,
+}
+
+impl Manifest {
+    /// The target is to keep what it has of these pages.
+    pub(super) fn keeps(&mut self, offer: &Offer, slots: &[SlotId]) {
+        let same = offer.same();
+        self.report.same(same.len());
+        self.same_hash = hash::fold(offer.same_hashes().into_iter());
+        self.same = by_slot(slots, &same);
+        self.same.retain(|item| !item.runs.is_empty());
+    }
 }
 
 /// Images from this length on are copied by a thread of their own: a node that copies for long must
 /// go on answering heartbeats.
 const LONG_IMAGE: usize = 1 << 20;
+
+pub(super) const NO_SLOT: &str = "this node has no slot left to copy the task's pages to";
+
+/// Whether a frozen task that goes whole is copied, looked through and sent piece by piece (`long`).
+pub(super) fn is_long(header: &Header) -> bool {
+    live_pages(header) * PAGE_LEN > LONG_IMAGE && header.adopted().next().is_none()
+}
 
 /// Sends a frozen task to `to`.
 pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId) {
@@ -101,10 +136,20 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         }
         return;
     }
+    if body.journey().goes_in_pieces
+        && let Some(header) = body.header()
+    {
+        let done = long::ship(cluster, (task, header), (epoch, to), &mut shipped);
+        drop(shipped);
+        fail::point("source.shipped");
+        if let Err(why) = done {
+            cluster.tell(|core, now| core.ship_refused(now, id, epoch, why));
+        }
+        return;
+    }
     let Some(load) = load(body) else {
         drop(shipped);
-        let why = "this node has no slot left to copy the task's pages to";
-        return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why));
+        return cluster.tell(|core, now| core.ship_failed(now, id, epoch, NO_SLOT));
     };
     let Load { manifest, slots, base, parts } = load;
     let byte_count = base.byte_count();
@@ -117,8 +162,10 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         page_len: PAGE_LEN as u32,
         extra: postcard::to_stdvec(&manifest).expect("plain data encodes"),
     };
-    let mut header = Vec::new();
-    StreamHead::Ship(ship).encode(&mut header);
+    let header = match head_of(ship) {
+        Ok(header) => header,
+        Err(why) => return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why)),
+    };
     cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count + header.len());
     cluster.send_bulk(to, header, parts, move |result| {
         if let Err(why) = result {
@@ -126,6 +173,16 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         }
     });
     fail::point("source.shipped");
+}
+
+/// A shipment's head as it opens the stream.
+pub(super) fn head_of(ship: ShipHeader) -> Result<Vec<u8>, &'static str> {
+    let mut head = Vec::new();
+    StreamHead::Ship(ship).encode(&mut head);
+    match head.len() <= BULK_HEADER_LEN_MAX {
+        true => Ok(head),
+        false => Err("its pages lie too scattered to be listed"),
+    }
 }
 
 /// What is sent of a task.
@@ -167,18 +224,29 @@ fn load(body: &MobileBody) -> Option<Load> {
         return Some(Load { manifest, slots, base: Base::default(), parts });
     };
     prepare(header);
+    let offer = body.journey().offer.clone();
     loop {
-        let image = image::of(header);
-        let (base, parts) = Base::copy(&image.slots)?;
+        let same = offer.as_ref().map(|offer| offer.same()).unwrap_or_default();
+        let image = image::of(header, &same);
+        let (mut base, parts) = Base::copy(&image.slots)?;
 
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
-        if header.arenas().all(|a| base.word(a.arena().remote_list_addr()) == Some(0)) {
+        // (A page that the target has, it has without one.)
+        let is_bare =
+            |list| base.word(list).map_or(same.contains(number_of(list)), |head| head == 0);
+        if header.arenas().all(|a| is_bare(a.arena().remote_list_addr())) {
             let mut manifest = manifest(body);
             manifest.report.stop_copy((base.byte_count() / PAGE_LEN) as u64);
+            if let Some(offer) = &offer {
+                manifest.keeps(offer, &slots_of(header));
+                base.note_same(offer.same_hashes().into_iter());
+            }
+            check::take(&mut manifest, header);
             return Some(Load { manifest, slots: image.slots, base, parts });
         }
         body.drain_frees(header);
+        super::compare(body);
     }
 }
 
@@ -191,8 +259,11 @@ pub(super) fn manifest(body: &MobileBody) -> Manifest {
         stood_us: journey.stood_us(),
         clock: Reading::take(body.header()),
         report: Report::begin(&journey),
-        missing: Vec::new(),
-        missing_count: 0,
+        remains: body.header().map(Header::remains_id).filter(|&id| id != body.id),
+        has_asked: journey.offer.is_some(),
+        futile: journey.futile,
+        visited: journey.visited.clone(),
+        ..Manifest::default()
     }
 }
 

@@ -10,14 +10,15 @@
 //! sent in rounds and not written since is there, and counts as sent.
 
 use migrt_iso::PAGE_LEN;
-use migrt_proto::transfer::{Section, SectionKind};
+use migrt_proto::transfer::{Push, Section, SectionKind};
 use migrt_proto::{Epoch, NodeId};
 
+use super::check;
 use super::copying::Copying;
 use super::head::{self, Split};
 use super::pages::runs_of;
-use super::remains::{Base, Parts};
-use super::rounds::{Sent, by_slot};
+use super::remains::{Base, Parts, number_of};
+use super::rounds::{Checkpoint, Sent, by_slot};
 use super::serve::{self, Checked, Serving};
 use super::ship::{manifest, prepare};
 use crate::cluster::Cluster;
@@ -40,34 +41,57 @@ pub(super) fn ship(
     let body = task.mobile().expect("only mobile tasks move");
     let hot = cluster.hot(header.entry.id);
     let mut work = rounds.map(Copying::work);
-    let Packed { split, sent, base, parts } = loop {
+    let offer = body.journey().offer.clone();
+    let Packed { split, sent, mut base, parts } = loop {
         let (split, sent, base) = match (rounds, &mut work) {
             (Some(rounds), Some(work)) => {
                 let (split, sent) = work.last_split(rounds, header, &hot)?;
                 (split, sent, std::mem::take(&mut work.base))
             }
-            _ => (head::split(header, &hot), Sent::default(), Base::default()),
+            _ => {
+                let same = offer.as_ref().map(|offer| offer.same()).unwrap_or_default();
+                (head::split(header, &same, &hot), Sent::default(), Base::default())
+            }
         };
-        let packed = pack(split, sent, base)?;
+        if let Some(offer) = offer.as_ref().filter(|_| rounds.is_some()) {
+            // What was written since it was found to be the same is open, and comes.
+            let open = split.head.union(&split.missing);
+            offer.sends(&open, &open);
+            offer.end(&Checkpoint::of(header).live);
+        }
+        let same = offer.as_ref().map(|offer| offer.same()).unwrap_or_default();
+        let packed = pack(split, sent, base, same.len())?;
         // As for other shipments: a free by others never goes along.
         let mut lists = header.arenas().map(|arena| arena.arena().remote_list_addr());
-        if lists.all(|list| packed.base.word(list) == Some(0)) {
+        let is_bare = |list| {
+            let head = packed.base.word(list);
+            head.map_or(same.contains(number_of(list)), |head| head == 0)
+        };
+        if lists.all(is_bare) {
             break packed;
         }
         body.drain_frees(header);
         if let Some(work) = &mut work {
             work.base = packed.base;
+        } else {
+            super::compare(body);
         }
     };
     let Split { slots, head, missing, live_pages } = split;
     let mut manifest = manifest(body);
     manifest.report.post_copy(head.len(), missing.len());
+    if let Some(offer) = &offer {
+        manifest.keeps(offer, &slots);
+        base.note_same(offer.same_hashes().into_iter());
+    }
     if let Some(work) = &work {
         manifest.report.after_rounds(&work.rounds.record(), live_pages, missing.len());
     }
     manifest.missing = by_slot(&slots, &missing.difference(&sent.announced));
     manifest.missing.retain(|item| !item.runs.is_empty());
     manifest.missing_count = missing.len();
+    check::take(&mut manifest, header);
+    let same = offer.as_ref().map(|offer| offer.same()).unwrap_or_default();
     let section = Section {
         task: header.id,
         epoch,
@@ -81,12 +105,12 @@ pub(super) fn ship(
     let task = serve::Leaving { record: task.clone(), epoch, to, slots };
     let served = serve::Served {
         old: missing.intersection(&sent.known),
-        missing,
+        push: Push::over(missing, same, serve::LIMITS),
         base,
         audit: match crate::node::node().config.audit {
             Audit::Off => Checked::All,
             // A short heap was scanned whole.
-            _ if rounds.is_none() && !serve::is_long(header) => Checked::All,
+            _ if rounds.is_none() && !is_long(header) => Checked::All,
             _ => Checked::Pages,
         },
     };
@@ -100,6 +124,17 @@ pub(super) fn ship(
     Ok(())
 }
 
+/// Heaps from this length on are looked through as they are sent, not at the freeze.
+const LONG_HEAP: usize = 2 << 20;
+
+/// Whether to scan the task's heap at the freeze would take too long.
+pub(super) fn is_long(header: &Header) -> bool {
+    // Not by its pages: to count these takes long for a long heap.
+    let mut len = 0;
+    header.prefix.arena().for_each_extent(&mut |slot| len += slot.len());
+    len > LONG_HEAP
+}
+
 /// The head, copied.
 struct Packed {
     split: Split,
@@ -108,8 +143,9 @@ struct Packed {
     parts: Parts,
 }
 
-/// Copies the head of a frozen task, and takes room for the copies of what follows.
-fn pack(split: Split, sent: Sent, mut base: Base) -> Result<Packed, String> {
+/// Copies the head of a frozen task, and takes room for the copies of what follows; and of the `same` pages that
+/// the target has, in case it turns out that it has not.
+fn pack(split: Split, sent: Sent, mut base: Base, same: u64) -> Result<Packed, String> {
     const NO_SLOT: &str = "this node has no slot left to copy the task's pages to";
     let mut parts = Parts::lent();
     let mut left = split.head.len() as usize * PAGE_LEN;
@@ -121,6 +157,6 @@ fn pack(split: Split, sent: Sent, mut base: Base) -> Result<Packed, String> {
     }
     // The head's copies lie in a short slot, which may be warm; these in long ones.
     let new = split.missing.difference(&sent.known);
-    base.reserve(new.len() as usize * PAGE_LEN).ok_or(NO_SLOT)?;
+    base.reserve((new.len() + same) as usize * PAGE_LEN).ok_or(NO_SLOT)?;
     Ok(Packed { split, sent, base, parts })
 }

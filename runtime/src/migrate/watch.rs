@@ -6,14 +6,40 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use migrt_iso::track::Tracker;
-use migrt_iso::{PAGE_LEN, SlotId};
+use migrt_iso::{PAGE_LEN, SlotId, page};
 use migrt_proto::transfer::{PageSet, Run};
 
-use super::remains::number_of;
+use super::later;
+use super::remains::{addr_of, number_of};
 use super::rounds::Checkpoint;
+
+/// How long a departed task's pages are watched on: to end it takes the kernel milliseconds that the
+/// hand-off needs.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// Watches of tasks that have left. Nobody else may watch those pages before they have ended.
+static LINGERING: Mutex<Vec<Arc<Watch>>> = Mutex::new(Vec::new());
+
+fn lingering() -> MutexGuard<'static, Vec<Arc<Watch>>> {
+    LINGERING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends a watch a little later.
+pub(super) fn end_later(watch: Arc<Watch>) {
+    lingering().push(watch);
+    later::after(LINGER, end_lingering);
+}
+
+/// Ends those that linger now.
+pub(super) fn end_lingering() {
+    // Held until they have ended: who comes second may watch pages too.
+    let mut all = lingering();
+    all.drain(..).for_each(|watch| watch.close());
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -21,8 +47,9 @@ pub(crate) struct Watch(Mutex<Slots>);
 
 #[derive(Debug, Default)]
 struct Slots {
-    /// Slots and the watched part of each.
-    watched: BTreeMap<SlotId, (usize, usize)>,
+    /// Slots and the watched part of each. Numbers, not addresses: these would be references to what
+    /// the task leaves behind.
+    watched: BTreeMap<SlotId, Run>,
     /// Nothing is watched any more, nor will be.
     closed: bool,
 }
@@ -45,15 +72,20 @@ impl Watch {
         if state.closed {
             return Err("it was called off".to_owned());
         }
-        let now: BTreeMap<SlotId, (usize, usize)> =
-            stop.slots.iter().map(|&slot| (slot, stop.watched_part(slot))).collect();
-        let is_as_before = |of: &(&SlotId, &(usize, usize))| now.get(of.0) == Some(of.1);
+        let run_of = |slot| {
+            let (addr, len) = stop.watched_part(slot);
+            Run::new(number_of(addr), (len / PAGE_LEN) as u64)
+        };
+        let now: BTreeMap<SlotId, Run> =
+            stop.slots.iter().map(|&slot| (slot, run_of(slot))).collect();
+        let is_as_before = |of: &(&SlotId, &Run)| now.get(of.0) == Some(of.1);
         let gone: Vec<SlotId> =
             state.watched.iter().filter(|of| !is_as_before(of)).map(|of| *of.0).collect();
         gone.into_iter().for_each(|slot| state.drop_slot(slot));
         for (&slot, &range) in &now {
             if let Entry::Vacant(place) = state.watched.entry(slot) {
-                tracker().watch_dirty(range.0, range.1).map_err(|error| error.to_string())?;
+                let (addr, len) = place_of(range);
+                tracker().watch_dirty(addr, len).map_err(|error| error.to_string())?;
                 place.insert(range);
             }
         }
@@ -70,7 +102,8 @@ impl Watch {
             return Err("it was called off".to_owned());
         }
         let mut dirty = PageSet::new();
-        for &(addr, len) in state.watched.values() {
+        for &run in state.watched.values() {
+            let (addr, len) = place_of(run);
             tracker()
                 .take_dirty(addr, len, &mut |run| {
                     dirty.insert(Run::new(number_of(run.addr), run.count as u64));
@@ -78,6 +111,18 @@ impl Watch {
                 .map_err(|error| error.to_string())?;
         }
         Ok(dirty)
+    }
+
+    /// The watched pages that hold memory: those that a first [`Watch::take_dirty`] tells.
+    pub(super) fn present(&self) -> PageSet {
+        let mut present = PageSet::new();
+        for &run in self.lock().watched.values() {
+            let (addr, len) = place_of(run);
+            page::present_runs(addr, len, &mut |run| {
+                present.insert(Run::new(number_of(run.addr), run.count as u64));
+            });
+        }
+        present
     }
 
     /// Whether pages of the slot are watched.
@@ -99,10 +144,15 @@ impl Watch {
     }
 }
 
+/// Address and length.
+fn place_of(run: Run) -> (usize, usize) {
+    (addr_of(run.first), run.count as usize * PAGE_LEN)
+}
+
 impl Slots {
     fn drop_slot(&mut self, slot: SlotId) {
-        if let Some((addr, len)) = self.watched.remove(&slot) {
-            debug_assert!(len.is_multiple_of(PAGE_LEN));
+        if let Some(run) = self.watched.remove(&slot) {
+            let (addr, len) = place_of(run);
             if let Err(error) = tracker().unwatch(addr, len) {
                 tracing::warn!(%error, "a range stays tracked; writes to it are slower");
             }

@@ -1,20 +1,23 @@
 //! Bulk streams: pages, one QUIC stream for each shipment.
 //!
 //! A stream of its own keeps a large shipment from holding up control frames and other shipments.
-//! It begins with a header, framed like a control message, and goes on with raw bytes to its end.
+//! It begins with a header, framed like a control message, and goes on with blocks of bytes, plain or
+//! packed, to its end.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use quinn::{ReadError, SendStream, StoppedError, VarInt, WriteError};
+use quinn::{ReadError, VarInt};
 
 use super::fault::describe;
-use super::framing::{FrameError, FrameReader, prefix};
+use super::framing::{FrameError, FrameReader};
 use super::handler::BulkSink;
 use super::link::Link;
 use super::peers::Hub;
+use super::unpack::Unpacker;
+use super::writer::BulkWriter;
 
 /// Longest header of a bulk stream, in bytes.
 pub const BULK_HEADER_LEN_MAX: usize = 1 << 20;
@@ -35,16 +38,10 @@ pub enum Part {
     Lent(Bytes),
 }
 
-/// Parts up to this long are gathered into one write.
-const GATHER_PART_MAX: usize = 16 << 10;
-const GATHER_MAX: usize = 64 << 10;
-/// Bytes of a long part that are written at a time.
-const WRITE_LEN: usize = 64 << 10;
-
 const STOP_REFUSED: VarInt = VarInt::from_u32(1);
 
 impl Part {
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Owned(bytes) => bytes,
             Self::Shared(owner) => (**owner).as_ref(),
@@ -97,84 +94,18 @@ pub(super) async fn send(
     done: DoneGuard,
 ) {
     let _flushing = Flushing::new(hub.clone());
-    let result = send_stream(&link, header, parts).await;
+    let result = send_stream(&hub, &link, &header, parts).await;
     hub.touch();
     done.call(result.map_err(|why| format!("shipment to n{}: {why}", link.peer)));
 }
 
-async fn send_stream(link: &Link, header: Vec<u8>, parts: Vec<Part>) -> Result<(), String> {
-    let mut stream = open_stream(link).await?;
-    let mut start = Vec::with_capacity(header.len() + GATHER_PART_MAX);
-    start.extend_from_slice(&prefix(header.len()));
-    start.extend_from_slice(&header);
-    write_gathered(&mut stream, start, parts).await.map_err(write_failed)?;
-    // Fails only if the stream is closed, which `stopped` then reports.
-    let _ = stream.finish();
-    stream_ended(&mut stream).await
-}
-
-pub(super) async fn open_stream(link: &Link) -> Result<SendStream, String> {
-    link.conn.open_uni().await.map_err(|error| describe(&error))
-}
-
-pub(super) fn write_failed(error: WriteError) -> String {
-    match error {
-        WriteError::Stopped(_) => "the peer broke it off".to_owned(),
-        WriteError::ConnectionLost(error) => describe(&error),
-        other => other.to_string(),
-    }
-}
-
-/// Waits until the peer's transport has acknowledged all of a finished stream.
-pub(super) async fn stream_ended(stream: &mut SendStream) -> Result<(), String> {
-    match stream.stopped().await {
-        Ok(None) => Ok(()),
-        Ok(Some(_)) => Err("the peer broke it off".to_owned()),
-        Err(StoppedError::ConnectionLost(error)) => Err(describe(&error)),
-        Err(other) => Err(other.to_string()),
-    }
-}
-
-/// Writes parts, short ones gathered.
-pub(super) async fn write_parts(
-    stream: &mut SendStream,
+async fn send_stream(
+    hub: &Arc<Hub>,
+    link: &Arc<Link>,
+    header: &[u8],
     parts: Vec<Part>,
-) -> Result<(), WriteError> {
-    write_gathered(stream, Vec::new(), parts).await
-}
-
-async fn write_gathered(
-    stream: &mut SendStream,
-    mut gathered: Vec<u8>,
-    parts: Vec<Part>,
-) -> Result<(), WriteError> {
-    for part in parts {
-        if part.bytes().len() <= GATHER_PART_MAX {
-            gathered.extend_from_slice(part.bytes());
-            if gathered.len() >= GATHER_MAX {
-                stream.write_chunk(std::mem::take(&mut gathered).into()).await?;
-            }
-            continue;
-        }
-        if !gathered.is_empty() {
-            stream.write_chunk(std::mem::take(&mut gathered).into()).await?;
-        }
-        match part {
-            Part::Owned(bytes) => stream.write_chunk(bytes.into()).await?,
-            Part::Lent(bytes) => stream.write_chunk(bytes).await?,
-            // Each write is copied to a block of its length at most: those of one length are used
-            // again and again, while longer ones would be new memory each time.
-            Part::Shared(owner) => {
-                for piece in (*owner).as_ref().chunks(WRITE_LEN) {
-                    stream.write_all(piece).await?;
-                }
-            }
-        }
-    }
-    if !gathered.is_empty() {
-        stream.write_chunk(gathered.into()).await?;
-    }
-    Ok(())
+) -> Result<(), String> {
+    BulkWriter::open(hub, link, header, 0, parts).await?.finish().await
 }
 
 /// Takes bulk streams of `link` until it is lost.
@@ -202,7 +133,8 @@ async fn receive(hub: &Hub, link: &Link, mut reader: FrameReader) -> Result<(), 
     hub.touch();
     let mut sink = SinkGuard(Some(hub.handler.bulk_open(link.peer, reader.frame())));
     let (first, stream) = reader.rest();
-    let mut result = sink.chunk(first);
+    let mut blocks = Unpacker::default();
+    let mut result = blocks.take(first, &mut |bytes| sink.chunk(bytes));
     while result.is_ok() {
         // An array of empty buffers of the type that quinn wants.
         let mut bufs: [_; 32] = Default::default();
@@ -210,6 +142,9 @@ async fn receive(hub: &Hub, link: &Link, mut reader: FrameReader) -> Result<(), 
             Ok(Some(count)) => count,
             Ok(None) => {
                 hub.touch();
+                if !blocks.is_at_end() {
+                    return Err("it ended inside a block".to_owned());
+                }
                 sink.end(true);
                 return Ok(());
             }
@@ -222,7 +157,8 @@ async fn receive(hub: &Hub, link: &Link, mut reader: FrameReader) -> Result<(), 
             }
         };
         hub.touch();
-        result = bufs[..count].iter().try_for_each(|bytes| sink.chunk(bytes));
+        let mut chunks = bufs[..count].iter();
+        result = chunks.try_for_each(|chunk| blocks.take(chunk, &mut |bytes| sink.chunk(bytes)));
     }
     let _ = stream.stop(STOP_REFUSED);
     result

@@ -9,11 +9,11 @@ use std::task::{Poll, Waker};
 
 use quinn::VarInt;
 
-use super::bulk::{DoneGuard, Part, open_stream, stream_ended, write_failed, write_parts};
-use super::framing::prefix;
+use super::bulk::{DoneGuard, Part};
 use super::link::Link;
 use super::peers::Hub;
 use super::rt::lock;
+use super::writer::BulkWriter;
 
 const RESET_CALLED_OFF: VarInt = VarInt::from_u32(2);
 
@@ -136,41 +136,32 @@ pub(super) async fn send(
     priority: i32,
     done: DoneGuard,
 ) {
-    let result = send_pieces(&link, header, queue, priority).await;
+    let result = send_pieces(&hub, &link, &header, queue, priority).await;
     hub.touch();
     done.call(result.map_err(|why| format!("shipment to n{}: {why}", link.peer)));
 }
 
 async fn send_pieces(
-    link: &Link,
-    header: Vec<u8>,
+    hub: &Arc<Hub>,
+    link: &Arc<Link>,
+    header: &[u8],
     queue: Queue,
     priority: i32,
 ) -> Result<(), String> {
-    let mut stream = open_stream(link).await?;
-    if priority != 0 {
-        // Fails only if the stream is closed, which the first write then reports.
-        let _ = stream.set_priority(priority);
-    }
-    let mut start = prefix(header.len()).to_vec();
-    start.extend_from_slice(&header);
-    let mut parts = vec![Part::Owned(start)];
+    let mut writer = BulkWriter::open(hub, link, header, priority, Vec::new()).await?;
     loop {
-        write_parts(&mut stream, std::mem::take(&mut parts)).await.map_err(write_failed)?;
         match queue.next().await {
             Ok((piece, written)) => {
-                write_parts(&mut stream, piece).await.map_err(write_failed)?;
+                writer.write(piece).await?;
                 // Nobody may be listening any more.
                 let _ = written.try_send(());
             }
             Err(End::Finished) => break,
             Err(End::CalledOff) => {
-                let _ = stream.reset(RESET_CALLED_OFF);
+                writer.reset(RESET_CALLED_OFF);
                 return Err("it was called off".to_owned());
             }
         }
     }
-    // Fails only if the stream is closed, which `stopped` then reports.
-    let _ = stream.finish();
-    stream_ended(&mut stream).await
+    writer.finish().await
 }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,9 @@ pub struct NetConfig {
     /// How long the net thread looks for work before it sleeps. Zero turns it off, as a machine
     /// with one core does by itself.
     pub spin: Duration,
+    /// Bytes per second that go out in bulk streams, to all peers together; `None`: no limit. Frames,
+    /// and streams with a priority, go whatever it says.
+    pub bulk_limit: Option<u64>,
 }
 
 impl NetConfig {
@@ -46,6 +49,7 @@ impl NetConfig {
             identity,
             bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             spin: Duration::from_micros(30),
+            bulk_limit: None,
         }
     }
 }
@@ -64,6 +68,7 @@ struct Owner {
 struct Shared {
     exec: Exec,
     addr: SocketAddr,
+    packed: Arc<(AtomicU64, AtomicU64)>,
     /// How long the net thread spins as a rule.
     spin: Duration,
     /// How many want it to spin for longer.
@@ -148,17 +153,19 @@ impl Net {
             Endpoint::new_with_abstract_socket(endpoint_config, Some(server), socket, runtime)
                 .map_err(system("set up QUIC"))?;
 
+        let who = (config.identity.node(), random_run()?);
+        let bulk = (segmented, config.bulk_limit);
+        let hub = Hub::new(exec.clone(), handler, who, endpoint, crypto, bulk);
         let shared = Arc::new(Shared {
-            exec: exec.clone(),
+            exec,
             addr,
+            packed: hub.packed.clone(),
             spin,
             hurries: AtomicU32::new(0),
             queue: Mutex::default(),
             ended: Mutex::new(false),
             ended_signal: Condvar::new(),
         });
-        let who = (config.identity.node(), random_run()?);
-        let hub = Hub::new(exec, handler, who, endpoint, crypto, segmented);
         let thread_shared = shared.clone();
         crate::thread::start("migrt-net", move || thread_main(&thread_shared, Arc::new(hub), poll))
             .map_err(system("start the net thread"))?;
@@ -169,6 +176,14 @@ impl Net {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.owner.shared.addr
+    }
+
+    /// Bytes of bulk that were packed so far: before and after.
+    #[must_use]
+    pub fn packed(&self) -> (u64, u64) {
+        let (before, after) = &*self.owner.shared.packed;
+        // Relaxed: counters.
+        (before.load(Ordering::Relaxed), after.load(Ordering::Relaxed))
     }
 
     /// Dials `addr`, and again whenever the link is lost, until [`forget`](Self::forget),

@@ -29,6 +29,7 @@ use super::bulk;
 use super::fault::{CLOSE_PROTOCOL, Outcome, describe, failed, lost, unreachable_peer};
 use super::framing::{FRAME_LEN_MAX, FrameError, FrameReader, prefix};
 use super::greet::greet;
+use super::pacer::Pacer;
 use super::peers::Hub;
 use super::rt::lock;
 use super::timer::timeout;
@@ -38,6 +39,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Frames up to this long are gathered into one write.
 const GATHER_FRAME_MAX: usize = 16 << 10;
 
+/// Ahead of all bulk streams, urgent ones too.
+const FRAME_PRIORITY: i32 = 2;
+
 /// A connection whose peer is known.
 pub(super) struct Link {
     pub(super) peer: u16,
@@ -46,6 +50,8 @@ pub(super) struct Link {
     up: AtomicBool,
     ended: AtomicBool,
     out: Mutex<Outbox>,
+    /// The turns of its bulk streams.
+    pub(super) pacer: Pacer,
 }
 
 #[derive(Default)]
@@ -65,6 +71,7 @@ impl Link {
             up: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             out: Mutex::default(),
+            pacer: Pacer::default(),
         }
     }
 
@@ -176,7 +183,10 @@ async fn read(hub: &Hub, link: &Link, reader: &mut FrameReader) -> (String, bool
 
 /// Sends queued frames; ends with the link or when told to finish.
 async fn write(link: Arc<Link>, mut tx: SendStream) {
+    // What bulk has handed over already goes after what is written here.
+    let _ = tx.set_priority(FRAME_PRIORITY);
     while let Some(frames) = next_frames(&link).await {
+        let _hold = link.pacer.hold();
         if write_frames(&mut tx, frames).await.is_err() {
             // The reader sees the loss too and reports it.
             return;

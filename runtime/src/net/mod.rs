@@ -2,7 +2,8 @@
 //!
 //! One *net thread* per node runs everything here: a small executor of our own (`rt`, `timer`,
 //! `alarm`, `spin`, `socket`) under quinn, the table of peers (`peers`), one task per link
-//! (`greet`, `link`, `fault`), framed control messages (`framing`) and bulk streams (`bulk`). The
+//! (`greet`, `link`, `fault`), framed control messages (`framing`) and bulk streams (`bulk`, `feed`;
+//! sent by `writer` in the turns of `pacer`, read through `unpack`). The
 //! rest of the node hands it requests through [`Net`] and is called through [`Handler`].
 //!
 //! Every connection is TLS 1.3 with certificates of the cluster's own authority on both sides
@@ -30,6 +31,7 @@ mod handle;
 mod handler;
 mod identity;
 mod link;
+mod pacer;
 mod peers;
 mod rt;
 mod socket;
@@ -37,6 +39,8 @@ mod spin;
 mod timer;
 mod tls;
 mod transport;
+mod unpack;
+mod writer;
 
 #[cfg(test)]
 mod tests;

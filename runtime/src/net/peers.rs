@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::fault::{CLOSE_DROPPED, CLOSE_ORDERLY, Outcome, clip};
 use super::handler::Handler;
 use super::identity::SERVER_NAME;
 use super::link::{self, Link};
+use super::pacer::Limiter;
 use super::rt::{Exec, lock};
 use super::timer::timeout;
 use super::tls::Crypto;
@@ -38,6 +39,9 @@ pub(super) struct Hub {
     pub(super) run: u64,
     /// Shipments that are not acknowledged yet.
     pub(super) shipments: AtomicUsize,
+    pub(super) limiter: Limiter,
+    /// Bytes that were packed, before and after.
+    pub(super) packed: Arc<(AtomicU64, AtomicU64)>,
     endpoint: Endpoint,
     crypto: Crypto,
     segmented: bool,
@@ -63,7 +67,7 @@ impl Hub {
         (node, run): (u16, u64),
         endpoint: Endpoint,
         crypto: Crypto,
-        segmented: bool,
+        (segmented, bulk_limit): (bool, Option<u64>),
     ) -> Self {
         Self {
             exec,
@@ -71,6 +75,8 @@ impl Hub {
             node,
             run,
             shipments: AtomicUsize::new(0),
+            limiter: Limiter::new(bulk_limit),
+            packed: Arc::default(),
             endpoint,
             crypto,
             segmented,

@@ -9,6 +9,7 @@ use rt::lock;
 
 mod identity;
 mod links;
+mod pace;
 mod process;
 mod refusal;
 mod traffic;
@@ -33,10 +34,13 @@ struct Probe {
     log: Arc<Log>,
     on_frame: Mutex<Option<OnFrame>>,
     on_tick: Mutex<Option<OnTick>>,
+    on_chunk: Arc<Mutex<Option<OnChunk>>>,
     net: Mutex<Option<Net>>,
 }
 
 type OnFrame = Box<dyn FnMut(&Net, u16, &[u8]) + Send>;
+/// Sees each chunk of bulk: the stream's header, and the chunk's length.
+type OnChunk = Box<dyn FnMut(&[u8], usize) + Send>;
 type OnTick = Box<dyn FnMut() -> Option<Instant> + Send>;
 
 #[derive(Default)]
@@ -146,6 +150,7 @@ impl Handler for Probe {
             len: 0,
             sum: 0,
             limit: self.sink_limit,
+            on_chunk: self.on_chunk.clone(),
             log: self.log.clone(),
         })
     }
@@ -161,12 +166,17 @@ struct Sink {
     len: usize,
     sum: u64,
     limit: usize,
+    on_chunk: Arc<Mutex<Option<OnChunk>>>,
     log: Arc<Log>,
 }
 
 impl BulkSink for Sink {
     fn chunk(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.len += bytes.len();
+        if let Some(on_chunk) = &mut *lock(&self.on_chunk) {
+            on_chunk(&self.header, bytes.len());
+            return Ok(());
+        }
         self.sum = checksum(self.sum, bytes);
         if self.len > self.limit { Err("too much".to_owned()) } else { Ok(()) }
     }
@@ -206,7 +216,16 @@ impl Node {
     }
 
     fn start_as(ca: &ClusterCa, node: u16, change: impl FnOnce(&mut Probe)) -> Self {
-        let config = NetConfig::new(ca.issue(node).unwrap());
+        Self::start_with(ca, node, None, change)
+    }
+
+    fn start_with(
+        ca: &ClusterCa,
+        node: u16,
+        bulk_limit: Option<u64>,
+        change: impl FnOnce(&mut Probe),
+    ) -> Self {
+        let config = NetConfig { bulk_limit, ..NetConfig::new(ca.issue(node).unwrap()) };
         let probe = Self::probe(node, change);
         let net = Net::start(config, probe.clone()).unwrap();
         Self::of(probe, net)
@@ -220,6 +239,7 @@ impl Node {
             log: Arc::default(),
             on_frame: Mutex::default(),
             on_tick: Mutex::default(),
+            on_chunk: Arc::default(),
             net: Mutex::default(),
         };
         change(&mut probe);

@@ -29,7 +29,7 @@ const CONNECTION_WINDOW: u32 = 64 << 20;
 /// throughput. Elsewhere enough for 10 Gb/s at a round trip of 3 ms; over a veth pair of MTU 1500,
 /// 16 MiB overran the receiver's buffer (0.35-0.6 GB/s against 0.75).
 const LOOPBACK_SEND_WINDOW: u64 = 2 << 20;
-const SEND_WINDOW: u64 = 4 << 20;
+pub(super) const SEND_WINDOW: u64 = 4 << 20;
 const STREAMS: u32 = 4_096;
 
 /// A link without any sign of life for so long is lost.

@@ -159,6 +159,42 @@ pub(super) fn reuse(owner: &Header) -> Option<(SlotId, bool)> {
     None
 }
 
+/// Takes an arena off the owner's list (rule 1); `false`: it is not on it.
+pub(super) fn unlink(owner: &Header, arena: &HeaderPrefix) -> bool {
+    let mut link = &owner.adopted;
+    // SAFETY: as in `Header::adopted`.
+    while let Some(found) = unsafe { link.get().as_ref() } {
+        if ptr::eq(found, arena) {
+            link.set(arena.next_adopted.get());
+            owner.adopted_count.set(owner.adopted_count.get() - 1);
+            return true;
+        }
+        link = &found.next_adopted;
+    }
+    false
+}
+
+/// What was alive in the arena, which is on the owner's list, is mostly dead now (rule 1): its memory
+/// goes back, its slot stays for a while, as that of a child does.
+pub(super) fn shrink(owner: &Header, arena: &HeaderPrefix) {
+    drain(arena);
+    if !is_in_use(arena) {
+        empty(arena);
+    }
+    sweep_if_due(owner);
+}
+
+/// Carries out frees from afar in an arena that is on no list, the caller's alone; if nothing in it is
+/// alive any more it is given up.
+pub(super) fn give_up_if_dead(arena: &HeaderPrefix) -> bool {
+    drain(arena);
+    let is_dead = !is_in_use(arena);
+    if is_dead {
+        give_up(arena);
+    }
+    is_dead
+}
+
 /// Gives all that a dead arena has back but its own slot.
 fn empty(arena: &HeaderPrefix) {
     // SAFETY: nothing in it is alive.
@@ -166,7 +202,7 @@ fn empty(arena: &HeaderPrefix) {
 }
 
 /// Carries out the frees of the arena's blocks by others.
-fn drain(arena: &HeaderPrefix) {
+pub(super) fn drain(arena: &HeaderPrefix) {
     if arena.arena().has_remote_frees() {
         // SAFETY: nobody allocates in an adopted arena, and one at a time drains it (rule 1).
         unsafe { arena.arena().drain_remote(&mut |slot| give_slot(arena, slot)) };

@@ -18,6 +18,8 @@ use super::record::{Body, TaskRef};
 use super::safepoint;
 use crate::exec::worker::Worker;
 use crate::migrate::copying::Copying;
+use crate::migrate::have::Offer;
+use crate::migrate::known::Known;
 use crate::migrate::lacking::Lacking;
 use crate::migrate::remains::Base;
 use crate::migrate::serve::Serving;
@@ -75,10 +77,20 @@ pub(crate) struct Journey {
     pub(crate) copying: Option<Arc<Copying>>,
     /// It leaves by post-copy.
     pub(crate) is_lazy: bool,
+    /// It is copied, looked through and sent piece by piece.
+    pub(crate) goes_in_pieces: bool,
     /// Why it leaves as it does, for the record.
     pub(crate) why: Cow<'static, str>,
     /// The pages that follow it.
     pub(crate) serving: Option<Arc<Serving>>,
+    /// What the target of the move that is ordered has kept of it.
+    pub(crate) offer: Option<Arc<Offer>>,
+    /// Moves in a row that asked for that for little or nothing.
+    pub(crate) futile: u32,
+    /// What its pages hash to.
+    pub(crate) known: Option<Arc<Known>>,
+    /// Nodes that it has been at, the last ones.
+    pub(crate) visited: Vec<NodeId>,
     /// The record of the move that it came here by.
     pub(crate) arrival: Option<Box<MoveRecord>>,
 }
@@ -144,10 +156,15 @@ impl MobileBody {
     }
 
     /// Of a closure that a mobile task has spawned; no home knows of it.
-    pub(crate) fn of_child(header: &Header, parent: ParentPin) -> MobileBody {
+    pub(crate) fn of_child(header: &Header, parent: Option<ParentPin>) -> MobileBody {
         let at = ptr::from_ref(header).cast_mut();
         let body = MobileBody::new(header.id, Epoch::FIRST.0, None, at);
-        MobileBody { parent: Some(parent), ..body }
+        MobileBody { parent, ..body }
+    }
+
+    /// Of a parcel on its way: a task that has a header and does not run.
+    pub(crate) fn of_parcel(id: TaskId, header: &Header) -> MobileBody {
+        MobileBody::new(id, Epoch::FIRST.0, None, ptr::from_ref(header).cast_mut())
     }
 
     /// What it keeps in place, if it is a child.

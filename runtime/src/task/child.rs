@@ -24,15 +24,15 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use migrt_iso::PAGE_LEN;
+use migrt_iso::{PAGE_LEN, SlotId, page};
 
 use super::body::MobileBody;
-use super::current::{self, on_worker, wait_until};
-use super::header::{Header, TASK_CLASS};
+use super::current::{self, on_worker, wait_through, wait_until};
+use super::header::{FIRST_EXTENT_LEN, Header, TASK_CLASS};
 use super::join::JoinWord;
 use super::parent::ParentPin;
 use super::record::{Body, TaskRef};
-use super::{adopted, fd_table, mobile, retire, tls};
+use super::{adopted, fd_table, mobile, parcel, retire, tls};
 use crate::entry::{Entry, EntryError, TakeArguments};
 use crate::error::JoinError;
 use crate::exec::door;
@@ -106,6 +106,17 @@ impl<T> Packet<T> {
     }
 }
 
+/// Which arena a child is to have.
+#[derive(Clone, Copy)]
+pub(super) enum Ground {
+    /// A new one.
+    New,
+    /// A new one without anything that its slot held before: it becomes a parcel.
+    Empty,
+    /// One with live blocks in it, that is on no list.
+    Parcel(&'static Header),
+}
+
 /// Starts a child of the running mobile task, or of the one that the caller is a child of. `None`:
 /// there is no slot left, and the closure was dropped.
 pub(super) fn spawn<F, T>(closure: F) -> Option<Arc<Packet<T>>>
@@ -113,11 +124,20 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
+    spawn_on(Ground::New, closure)
+}
+
+/// As [`spawn`], for any caller: a child that has no mobile task for a parent leaves its arena to the node
+/// (`parcel`).
+pub(super) fn spawn_on<F, T>(ground: Ground, closure: F) -> Option<Arc<Packet<T>>>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
     let mut closure = Some(closure);
     on_worker(|worker| {
-        let worker = worker.expect("a mobile task runs on a worker");
-        let parent = parent_of(worker);
-        let header = reserve(worker, &parent)?;
+        let parent = worker.and_then(parent_of);
+        let header = reserve(worker, parent.as_ref(), ground)?;
         // SAFETY: the child does not run yet: its thread block and heap are idle.
         let packet = unsafe {
             tls::with_thread_pointer(header.tp(), || {
@@ -129,10 +149,18 @@ where
                 packet
             })
         };
-        let body = MobileBody::of_child(header, ParentPin::new(parent));
-        door::push(TaskRef::new(Some(worker), Body::Mobile(body)));
+        let body = MobileBody::of_child(header, parent.map(ParentPin::new));
+        door::push(TaskRef::new(worker, Body::Mobile(body)));
         Some(packet)
     })
+}
+
+/// As [`join`], and goes on waiting when the caller is cancelled: the child uses what the caller has lent it.
+pub(super) fn join_through<T>(packet: Arc<Packet<T>>) -> Result<T, JoinError> {
+    if !packet.is_ended() {
+        wait_through(|waker| packet.join.set_waiter(waker).then_some(()));
+    }
+    packet.take().expect("the outcome of a child is taken once")
 }
 
 /// Waits for the child's end and takes its outcome.
@@ -165,57 +193,90 @@ fn sweep() {
     });
 }
 
-/// The mobile task that a child spawned on `worker` now belongs to.
-fn parent_of(worker: &Worker) -> TaskRef {
-    let record = worker.task().expect("called by a task");
-    match record.mobile().and_then(MobileBody::parent) {
-        Some(pin) => pin.task().clone(),
+/// The mobile task that a child spawned on `worker` now belongs to; `None` if a local task runs there, or
+/// nothing.
+pub(super) fn parent_of(worker: &Worker) -> Option<TaskRef> {
+    let record = worker.task()?;
+    match record.mobile()?.parent() {
+        Some(pin) => Some(pin.task().clone()),
+        None if record.mobile()?.header()?.is_child() => None,
         None => {
             // SAFETY: the run holds a reference to the record; the clone counts one more.
             let task = ManuallyDrop::new(unsafe { TaskRef::from_raw(record) });
-            TaskRef::clone(&task)
+            Some(TaskRef::clone(&task))
         }
     }
 }
 
 /// A slot with an empty task in it.
-fn reserve(worker: &Worker, parent: &TaskRef) -> Option<&'static Header> {
-    let caller = worker.task().and_then(|record| record.mobile()).and_then(MobileBody::header);
-    let owner = parent.mobile().expect("a mobile task");
-    // What is being copied keeps its arenas: one that left and came back would be another, with the
-    // same slot.
-    let is_copied = owner.any_journey().is_some_and(|journey| journey.copying.is_some());
-    let spare = if is_copied {
-        None
-    } else {
-        let _kin = owner.kin();
-        owner.header().and_then(adopted::reuse)
-    };
-    let (slot, travelled) = match spare {
-        Some(spare) => spare,
-        None => {
-            // As any task's: slots that were promised to others are not taken.
-            let _promise = door::promise_slot(TASK_CLASS)?;
-            (worker.mobile.take_slot()?, false)
+fn reserve(
+    worker: Option<&Worker>,
+    parent: Option<&TaskRef>,
+    ground: Ground,
+) -> Option<&'static Header> {
+    let caller = worker
+        .and_then(|w| w.task())
+        .and_then(|record| record.mobile())
+        .and_then(MobileBody::header);
+    let owner = parent.map(|parent| parent.mobile().expect("a mobile task"));
+    let id = owner.map_or_else(parcel::builder_id, |owner| owner.id);
+    let header = match ground {
+        Ground::Parcel(header) => {
+            if header.prefix.has_travelled() && !mobile::install_guard(header.slot) {
+                return None;
+            }
+            mobile::refurnish(header, id, &CLOSURE);
+            header
+        }
+        Ground::New | Ground::Empty => {
+            let (slot, travelled) = take_slot(worker, owner)?;
+            if travelled && !mobile::install_guard(slot) {
+                retire::park(id, slot);
+                return None;
+            }
+            if matches!(ground, Ground::Empty) {
+                // SAFETY: nothing lives in the slot, which was taken for the child (I3).
+                unsafe { page::discard(slot.base(), FIRST_EXTENT_LEN) };
+            }
+            let header = mobile::prepare(slot, id, &CLOSURE);
+            if travelled {
+                header.prefix.set_travelled(id);
+            }
+            header
         }
     };
-    if travelled && !mobile::install_guard(slot) {
-        retire::park(owner.id, slot);
-        return None;
-    }
-    let header = mobile::prepare(slot, owner.id, &CLOSURE);
-    if travelled {
-        header.prefix.set_travelled(owner.id);
-    }
-    header.prefix.set_worker(tls::thread_pointer(), worker.mobile.node_frees());
+    header.prefix.wants_empty.set(!matches!(ground, Ground::New));
+    let node_frees = worker.map_or(ptr::null(), |worker| worker.mobile.node_frees());
+    header.prefix.set_worker(tls::thread_pointer(), node_frees);
     if let Some(caller) = caller {
         // An `Instant` that is handed over means the same to both.
         let offset = caller.prefix.clock_offset_ns.load(Ordering::Relaxed);
         header.prefix.clock_offset_ns.store(offset, Ordering::Relaxed);
     }
     // Before anything is put there that a census should see.
-    registry::insert(slot);
+    registry::insert(header.slot);
     Some(header)
+}
+
+/// A slot for a child, and whether it has travelled.
+fn take_slot(worker: Option<&Worker>, owner: Option<&MobileBody>) -> Option<(SlotId, bool)> {
+    if let Some(owner) = owner {
+        // What is being copied keeps its arenas: one that left and came back would be another, with the
+        // same slot.
+        let is_copied = owner.any_journey().is_some_and(|journey| journey.copying.is_some());
+        let _kin = owner.kin();
+        let spare = owner.header().filter(|_| !is_copied).and_then(adopted::reuse);
+        if spare.is_some() {
+            return spare;
+        }
+    }
+    // As any task's: slots that were promised to others are not taken.
+    let _promise = door::promise_slot(TASK_CLASS)?;
+    let slot = match worker {
+        Some(worker) => worker.mobile.take_slot()?,
+        None => mobile::take_slot()?,
+    };
+    Some((slot, false))
 }
 
 /// The closure's whole life, on the child.
@@ -245,10 +306,15 @@ impl Header {
 pub(super) fn end(task: &TaskRef) {
     let body = task.mobile().expect("a child is built as a mobile task");
     let header = body.header().expect("a running task has a header");
-    let pin = body.parent().expect("a child has a parent");
-    let owner = pin.body();
     let meeting = header.meeting.take().expect("taken here only");
+    header.prefix.wants_empty.set(false);
     header.drain_frees();
+    let Some(pin) = body.parent() else {
+        // SAFETY: headers stay mapped, and this one is the arena's for as long as that is in use.
+        let header: &'static Header = unsafe { &*ptr::from_ref(header) };
+        return end_alone(task, header, meeting);
+    };
+    let owner = pin.body();
     let kin = owner.kin();
     body.clear_header();
     let waker;
@@ -275,6 +341,36 @@ pub(super) fn end(task: &TaskRef) {
     }
 }
 
+/// As [`end`], of a child that no mobile task has started: its arena is the node's.
+fn end_alone(task: &TaskRef, header: &'static Header, meeting: Arc<dyn Meeting>) {
+    let body = task.mobile().expect("a child is built as a mobile task");
+    body.clear_header();
+    let waker = if Arc::strong_count(&meeting) == 1 {
+        let waker = meeting.join().close();
+        // SAFETY: as in `end`.
+        unsafe { tls::with_thread_pointer(header.tp(), || drop(meeting)) };
+        leave_to_node(header);
+        waker
+    } else {
+        leave_to_node(header);
+        let waker = meeting.join().close();
+        drop(meeting);
+        waker
+    };
+    task.state.finish();
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+fn leave_to_node(header: &'static Header) {
+    strip(header);
+    // Read before the header may be gone: an arena in which nothing lives is given up at once.
+    let slot = header.slot;
+    parcel::leave_to_node(header);
+    registry::remove(slot);
+}
+
 /// Finds the child's arena its next owner.
 fn settle(header: &Header, owner: Option<&Header>) {
     let arena = &header.prefix;
@@ -286,6 +382,7 @@ fn settle(header: &Header, owner: Option<&Header>) {
     strip(header);
     match owner {
         Some(owner) => {
+            header.parcel.set_holder(owner.id);
             adopted::adopt(owner, arena);
             registry::remove(slot);
             adopted::sweep_if_due(owner);
@@ -304,7 +401,7 @@ fn settle(header: &Header, owner: Option<&Header>) {
 
 /// Takes out of the page of the header what meant something to the child alone, so that only the
 /// arena travels: words of this node, the thread block, the coroutine.
-fn strip(header: &Header) {
+pub(super) fn strip(header: &Header) {
     header.worker.set(ptr::null());
     header.record.set(ptr::null());
     header.yielder.set(ptr::null());
@@ -334,11 +431,11 @@ pub(crate) mod registry {
         CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn insert(slot: SlotId) {
+    pub(in crate::task) fn insert(slot: SlotId) {
         lock().insert(slot);
     }
 
-    pub(super) fn remove(slot: SlotId) {
+    pub(in crate::task) fn remove(slot: SlotId) {
         lock().remove(&slot);
     }
 }

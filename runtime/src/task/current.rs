@@ -66,7 +66,20 @@ pub(crate) fn suspend(why: Suspend) {
 
 /// Waits until `poll` gives something. `poll` runs on the worker's side; when it gives nothing it
 /// has registered (a clone of) the waker with whatever will change.
-pub(crate) fn wait_until<T>(mut poll: impl FnMut(&Waker) -> Option<T>) -> T {
+pub(crate) fn wait_until<T>(poll: impl FnMut(&Waker) -> Option<T>) -> T {
+    wait(poll, || suspend(Suspend::Park))
+}
+
+/// As [`wait_until`], and a task that is cancelled meanwhile goes on waiting. It must not take long.
+pub(crate) fn wait_through<T>(poll: impl FnMut(&Waker) -> Option<T>) -> T {
+    wait(poll, || match mobile() {
+        Some(header) => header.suspend_through(Suspend::Park),
+        None => suspend(Suspend::Park),
+    })
+}
+
+#[inline(always)]
+fn wait<T>(mut poll: impl FnMut(&Waker) -> Option<T>, suspend: impl Fn()) -> T {
     if can_suspend() {
         loop {
             // Written only when there is something: of a `None` that is passed back, the bytes
@@ -81,7 +94,7 @@ pub(crate) fn wait_until<T>(mut poll: impl FnMut(&Waker) -> Option<T>) -> T {
                 Some(value) => return value,
                 None => {
                     scrub::below::<{ scrub::SHALLOW }>();
-                    suspend(Suspend::Park);
+                    suspend();
                 }
             }
         }

@@ -162,10 +162,18 @@ impl<R: Output> JoinHandle<R> {
     #[inline(never)]
     fn wait(self) -> Result<R, JoinError> {
         self.spent.set(true);
-        match ask::join(self.task) {
+        let (outcome, is_kept) = ask::join(self.task);
+        let _taken = is_kept.then_some(Taken(self.task));
+        match outcome {
             Some(Outcome::Returned(bytes)) => {
                 let name = entry::lookup(self.entry).map_or("", |entry| entry.name);
-                R::__decode(name, &bytes).map_err(|e| JoinError::Encoding { reason: e.to_string() })
+                R::__decode(name, &bytes).map_err(|error| {
+                    let reason = error.to_string();
+                    match error.is_of_parcel() {
+                        true => JoinError::Parcel { reason },
+                        false => JoinError::Encoding { reason },
+                    }
+                })
             }
             Some(Outcome::Panicked { message }) => Err(JoinError::Panicked { message }),
             Some(Outcome::Cancelled) => Err(JoinError::Cancelled),
@@ -180,6 +188,15 @@ impl<R: Output> JoinHandle<R> {
             }
             None => Err(JoinError::Unknown { task: self.task }),
         }
+    }
+}
+
+/// Tells the home, in the end, that the outcome was made use of, or will not be.
+struct Taken(TaskId);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        ask::taken(self.0);
     }
 }
 

@@ -21,6 +21,7 @@ use migrt_proto::wire::Strategy;
 
 use super::child::{Closure, Meeting};
 use super::coro::{Coro, StackBounds, Suspend, TaskYielder};
+use super::parcel::Label;
 use super::prefix::HeaderPrefix;
 use super::record::Record;
 use super::stack::GUARD_LEN;
@@ -77,6 +78,8 @@ pub(crate) struct Header {
     /// What a child is to run, and where it meets whoever joins it (`child`).
     pub(super) closure: Cell<Option<Closure>>,
     pub(super) meeting: Cell<Option<Arc<dyn Meeting>>>,
+    /// What there is to know of the parcel whose arena this is, if it is one.
+    pub(crate) parcel: Label,
 }
 
 const _: () = assert!(size_of::<Header>() <= HEADER_SPACE);
@@ -164,12 +167,18 @@ impl Header {
         yielder.suspend(why);
     }
 
-    /// Suspends the running task. Must not be called while it unwinds.
+    /// Suspends the running task, which goes on when it is cancelled.
     #[inline(never)]
-    pub(crate) fn suspend(&self, why: Suspend) {
+    pub(crate) fn suspend_through(&self, why: Suspend) {
         // SAFETY: as in `on_worker`.
         let yielder = unsafe { &*self.yielder.get() };
         super::control::around_suspension(|| yielder.suspend(why));
+    }
+
+    /// Suspends the running task. Must not be called while it unwinds.
+    #[inline(always)]
+    pub(crate) fn suspend(&self, why: Suspend) {
+        self.suspend_through(why);
         if self.cancel.get() {
             super::mobile::unwind_cancelled();
         }

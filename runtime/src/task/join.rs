@@ -66,6 +66,11 @@ impl Waker {
         task.state.phase() == super::state::Phase::Gone
     }
 
+    /// Whether both wake the same.
+    pub(crate) fn is_same(&self, other: &Waker) -> bool {
+        self.0 == other.0
+    }
+
     /// Wakes it, now or as soon as it sleeps.
     pub(crate) fn wake(self) {
         let word = ManuallyDrop::new(self).0;

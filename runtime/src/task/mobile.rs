@@ -22,6 +22,7 @@ use migrt_proto::{Epoch, TaskId};
 use super::body::MobileBody;
 use super::coro::{Coro, Suspend};
 use super::header::{FIRST_EXTENT_LEN, Header, Layout, Outcome, TASK_CLASS};
+use super::parcel::{self, Label};
 use super::prefix::{HeaderPrefix, NodeFrees};
 use super::record::TaskRef;
 use super::stack::GUARD_LEN;
@@ -57,15 +58,8 @@ impl WorkerPart {
     }
 
     pub(super) fn take_slot(&self) -> Option<SlotId> {
-        if let Some(slot) = self.slots.borrow_mut().pop() {
-            return Some(slot);
-        }
-        let taken = pool::global().take_furnished(TASK_CLASS)?;
-        if !taken.furnished && !install_guard(taken.slot) {
-            pool::global().give_clean(taken.slot);
-            return None;
-        }
-        Some(taken.slot)
+        let kept = self.slots.borrow_mut().pop();
+        kept.or_else(take_slot)
     }
 
     /// Where tasks that run here leave node blocks that they free.
@@ -91,6 +85,16 @@ impl WorkerPart {
             pool::global().give_clean(slot);
         }
     }
+}
+
+/// A slot of the node's with a guard in place.
+pub(super) fn take_slot() -> Option<SlotId> {
+    let taken = pool::global().take_furnished(TASK_CLASS)?;
+    if !taken.furnished && !install_guard(taken.slot) {
+        pool::global().give_clean(taken.slot);
+        return None;
+    }
+    Some(taken.slot)
 }
 
 /// Puts the guard below the stack of the task that will live, or has arrived, in `slot`.
@@ -128,6 +132,9 @@ pub(crate) fn run(worker: &Worker, task: TaskRef) {
             }
         },
     };
+    if header.is_parcel() && !body.is_cancelled() {
+        return parcel::rest(worker, task);
+    }
     bind(header, worker, &task, body);
     crate::fence::check();
     worker.running().begin(header);
@@ -243,12 +250,35 @@ pub(super) fn prepare(slot: SlotId, id: TaskId, entry: &'static Entry) -> &'stat
             sweep_at: Cell::new(0),
             closure: Cell::new(None),
             meeting: Cell::new(None),
+            parcel: Label::default(),
         });
         &*at
     };
-    let stack = layout.stack();
     // SAFETY: the arena's place and the first extent are this slot's.
     unsafe { header.prefix.init_arena(slot.base(), FIRST_EXTENT_LEN) };
+    furnish(header);
+    header
+}
+
+/// Makes a task of an arena that has none: its blocks stay as they are.
+pub(super) fn refurnish(header: &'static Header, id: TaskId, entry: &'static Entry) {
+    let at = ptr::from_ref(header).cast_mut();
+    // SAFETY: no task uses the header, which is the caller's alone: nobody reads these fields now.
+    unsafe {
+        (&raw mut (*at).id).write(id);
+        (&raw mut (*at).entry).write(entry);
+    }
+    header.cancel.set(false);
+    header.root_sp.set(0);
+    header.prefix.trimmed.set(false);
+    furnish(header);
+}
+
+/// Thread block and coroutine of a task that has not begun.
+fn furnish(header: &'static Header) {
+    let at = ptr::from_ref(header).cast_mut();
+    let (layout, slot) = (header.layout(), header.slot);
+    let stack = layout.stack();
     // SAFETY: the block's place is this slot's, and this thread's own block is whole.
     unsafe {
         TlsLayout::get().init_block(layout.tp(), thread_id(slot), layout.stack_low()..stack.base)
@@ -263,7 +293,6 @@ pub(super) fn prepare(slot: SlotId, id: TaskId, entry: &'static Entry) -> &'stat
     };
     // SAFETY: the task does not run yet.
     unsafe { *header.coro.get() = Some(coro) };
-    header
 }
 
 /// A thread id for libc: unique in the cluster, as slots are, and above the kernel's own.
@@ -390,12 +419,19 @@ pub(super) fn end(worker: &Worker, task: TaskRef) {
         unsafe { scrub::dead_stack(header.layout().stack_low(), header.root_sp.get()) };
         // SAFETY: the task has returned, nothing of its heap is alive.
         unsafe { header.prefix.destroy_arena() };
-        if body.epoch.load(Ordering::Relaxed) > Epoch::FIRST.0 {
+        if header.is_parcel() && header.prefix.has_travelled() {
+            // Perhaps in the belly of another task.
+            header.prefix.take_back(slot);
+        } else if body.epoch.load(Ordering::Relaxed) > Epoch::FIRST.0 {
             retire::give_up(body.id, slot);
         } else {
             worker.mobile.keep_slot(slot);
         }
     }
+    let is_parcel = header.is_parcel();
     task.state.finish();
     crate::cluster::home::ended(body, result);
+    if is_parcel {
+        parcel::news(body.id);
+    }
 }

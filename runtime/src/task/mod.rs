@@ -28,6 +28,8 @@ pub(crate) mod local;
 #[expect(unsafe_code, reason = "builds tasks in slots and switches to them")]
 pub(crate) mod mobile;
 pub(crate) mod panic_hook;
+#[expect(unsafe_code, reason = "keeps values of any type in arenas of their own")]
+pub(crate) mod parcel;
 pub(crate) mod parent;
 pub(crate) mod pin;
 pub(crate) mod promise;

@@ -44,6 +44,8 @@ pub struct HeaderPrefix {
     pub(crate) next_adopted: Cell<*const HeaderPrefix>,
     /// What is dead in its slot was discarded.
     pub(crate) trimmed: Cell<bool>,
+    /// The slots that it grows by are to be empty: it becomes a parcel, and is looked through.
+    pub(crate) wants_empty: Cell<bool>,
 }
 
 impl HeaderPrefix {
@@ -60,6 +62,7 @@ impl HeaderPrefix {
             node_heap: Cell::new(false),
             next_adopted: Cell::new(ptr::null()),
             trimmed: Cell::new(false),
+            wants_empty: Cell::new(false),
         }
     }
 
@@ -107,6 +110,12 @@ impl HeaderPrefix {
     pub(crate) fn set_travelled(&self, task: TaskId) {
         // Relaxed: whoever sets it holds the task.
         self.travelled.store(task.to_raw(), Ordering::Relaxed);
+    }
+
+    /// The task that the arena has moved with, or was about to, if it ever did.
+    pub(crate) fn travelled_with(&self) -> Option<TaskId> {
+        // Relaxed: as in `set_travelled`.
+        TaskId::from_raw(self.travelled.load(Ordering::Relaxed))
     }
 
     /// Whether another node may have the arena's slots, or keep pages of them.

@@ -284,7 +284,14 @@ pub(super) mod route {
     /// A slot for the running task's arena.
     #[cold]
     fn more(class: SlotClass) -> Option<SlotId> {
-        on_worker(|| pool::global().take(class))
+        // SAFETY: asked by the running task's arena alone.
+        let wants_empty = unsafe { &*HeaderPrefix::current() }.wants_empty.get();
+        let taken = on_worker(|| pool::global().take(class));
+        if let Some(slot) = taken.filter(|_| wants_empty && class <= pool::WARM_CLASS_MAX) {
+            // SAFETY: taken just now (I3).
+            unsafe { migrt_iso::page::discard(slot.base(), slot.len()) };
+        }
+        taken
     }
 
     /// A slot that the running task's arena no longer needs.

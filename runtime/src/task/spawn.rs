@@ -16,7 +16,7 @@ use super::handle::JoinHandle;
 use super::header::TASK_CLASS;
 use super::record::TaskRef;
 use super::stack::DEFAULT_CLASS;
-use super::{local, scrub};
+use super::{local, parcel, scrub};
 use crate::cluster::cluster;
 use crate::entry::Call;
 use crate::error::{JoinError, SpawnError};
@@ -191,14 +191,17 @@ fn start_encoded(
     mut args: Vec<u8>,
 ) -> Result<TaskId, SpawnError> {
     let from_mobile = current::mobile().is_some();
+    let parcels = parcel::named_in(&args);
     let spawned = on_worker(|worker| {
         let cluster = cluster();
         // On the worker's side a copy of a task's bytes is a node's.
         let args = if from_mobile { args.clone() } else { std::mem::take(&mut args) };
-        match target {
+        let spawned = match target {
             Some(node) if node != cluster.me() => cluster.spawn_at(node, entry, args),
             _ => cluster.spawn_here(worker, entry, args),
-        }
+        };
+        parcel::tie_arguments(&parcels, spawned.as_ref().ok().copied());
+        spawned
     });
     spawned.map_err(|why| match why {
         Refusal::OutOfSlots { slot_len } => no_slot(slot_len as usize),

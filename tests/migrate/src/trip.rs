@@ -21,6 +21,10 @@ pub enum Plan {
     Shuffle,
     /// From step `first` on, `hops` steps move to the next node round; all others yield.
     Hops { first: u32, hops: u32 },
+    /// As `Hops`, but each of these steps moves on once more at once: if pages follow the task, some are missing yet.
+    Chase { first: u32, hops: u32 },
+    /// From step `first` on, `moves` steps go on when others have moved the task, or have not for a while.
+    Ordered { first: u32, moves: u32 },
 }
 
 /// What a walk came to.
@@ -66,10 +70,16 @@ pub fn step() {
     });
     let before = (migrt::here(), os_thread());
     match plan {
-        Plan::Hops { first, hops } if (first..first + hops).contains(&at) => {
-            if let Err(error) = migrt::migrate_to(next_node()) {
-                WALKED.with_borrow_mut(|walked| walked.refused.push(error.to_string()));
-            }
+        Plan::Hops { first, hops } if (first..first + hops).contains(&at) => move_on(),
+        Plan::Chase { first, hops } if (first..first + hops).contains(&at) => {
+            let here = migrt::here();
+            move_on();
+            // One more hop than the nodes below show.
+            WALKED.with_borrow_mut(|walked| walked.hops += u32::from(migrt::here() != here));
+            move_on();
+        }
+        Plan::Ordered { first, moves } if (first..first + moves).contains(&at) => {
+            await_order();
         }
         Plan::Shuffle if at.is_multiple_of(2) => migrt::sleep(Duration::from_micros(5)),
         Plan::Shuffle => {
@@ -83,6 +93,23 @@ pub fn step() {
         walked.hops += u32::from(before.0 != after.0);
         walked.threads += u32::from(before.0 == after.0 && before.1 != after.1);
     });
+}
+
+fn move_on() {
+    if let Err(error) = migrt::migrate_to(next_node()) {
+        WALKED.with_borrow_mut(|walked| walked.refused.push(error.to_string()));
+    }
+}
+
+/// A task that cannot leave just now is not waited for without end.
+fn await_order() {
+    let moves = migrt::moves();
+    for _ in 0..100 {
+        if migrt::moves() != moves {
+            return;
+        }
+        migrt::sleep(Duration::from_micros(100));
+    }
 }
 
 /// The live node after this one.

@@ -6,11 +6,12 @@ use std::time::Duration;
 use migrt_test_migrate::program::{Ended, run};
 
 /// The places, and what a refusal says of each.
-const PLACES: [(&str, &str); 4] = [
+const PLACES: [(&str, &str); 5] = [
     ("Stack", "a word on its stack, in the frame of `planted::keeps_an_address_on_its_stack`"),
     ("Arc", "a word on its stack, in the frame of `planted::keeps_a_shared_array`"),
     ("ThreadLocal", "a thread-local ("),
     ("Heap", "a word in its heap, at 0x"),
+    ("LongHeap", "a word in its heap, at 0x"),
 ];
 const TARGET: &str = "of this node's heap";
 

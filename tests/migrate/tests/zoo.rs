@@ -1,5 +1,7 @@
-//! The zoo in each mode of travelling. A crash takes all specimens of a mode down together, so then
+//! The zoo in each mode of travelling, by each strategy. A crash takes all specimens of a mode down together, so then
 //! each is run alone, to name the ones at fault.
+//!
+//! `MIGRT_ZOO_ALL=1` runs the whole matrix of strategies and trips in one go; by default no cell of it is run twice.
 
 use std::time::Duration;
 
@@ -56,6 +58,14 @@ fn check_by(strategy: &str, mode: &str) {
     assert!(unmoved.len() <= 1, "{mode}: moves were refused all the time: {unmoved:#?}");
     match mode {
         "workers" => assert!(threads > 20, "hardly ever on another worker: {threads}"),
+        "ordered" => {
+            let orders = all.lines_of("orders");
+            let number =
+                |at: usize| orders[0].split(' ').nth(at).and_then(|n| n.parse::<u32>().ok());
+            let (done, meanwhile) = (number(1).expect("done"), number(3).expect("meanwhile"));
+            assert!(hops > 100 && done > 100, "{mode}: hardly ever moved: {hops} hops, {orders:?}");
+            assert!(meanwhile > 20, "{mode}: hardly ever ordered during a move: {orders:?}");
+        }
         _ => assert!(hops > 100, "hardly ever on another node: {hops}"),
     }
     let visited: std::collections::HashSet<_> = all
@@ -82,6 +92,27 @@ fn specimens_are_right_when_copied_while_they_run() {
 fn specimens_are_right_when_their_pages_follow_them() {
     for mode in ["once", "back", "five", "chaos"] {
         check_by("post-copy", mode);
+    }
+}
+
+/// There and back, five hops, on again while pages are missing, and with other moves ordered meanwhile.
+const TRIPS: [&str; 4] = ["back", "five", "faults", "ordered"];
+const STRATEGIES: [&str; 4] = ["stop-copy", "pre-copy", "post-copy", "auto"];
+/// The other tests here have each strategy there and back and over five hops already (a task that moves itself by auto
+/// is stopped and copied).
+const SHARE: [&str; 2] = ["faults", "ordered"];
+
+#[test]
+fn specimens_are_right_on_every_trip_by_every_strategy() {
+    let all = std::env::var("MIGRT_ZOO_ALL").is_ok_and(|v| v == "1");
+    for strategy in STRATEGIES {
+        for trip in TRIPS {
+            if all || SHARE.contains(&trip) {
+                let since = std::time::Instant::now();
+                check_by(strategy, trip);
+                println!("{strategy} {trip}: {:.1} s", since.elapsed().as_secs_f64());
+            }
+        }
     }
 }
 

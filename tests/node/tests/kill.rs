@@ -9,7 +9,7 @@ use migrt_test_node::{Run, Scratch, count, for_each, steps};
 
 mod common;
 
-use common::{CASES, Fate, LAZY, ROUNDS, Roles, judge, lost};
+use common::{CASES, FOLLOWING, Fate, LAZY, ROUNDS, Roles, judge, lost};
 
 const ROLES: [Roles; 3] = [
     Roles { home: 0, source: 1, target: 2 },
@@ -81,7 +81,7 @@ fn cases(roles: &[Roles]) -> Vec<Case> {
             }
             let others =
                 || CASES.into_iter().filter(|case| LAZY.iter().all(|lazy| lazy.0 != case.0));
-            for (point, fate) in others().chain(LAZY) {
+            for (point, fate) in others().chain(LAZY).chain(FOLLOWING) {
                 cases.push(Case { roles, point, fate, strategy: "post-copy" });
             }
             // Rounds, and what they leave follows.

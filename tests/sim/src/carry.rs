@@ -153,6 +153,7 @@ impl World {
                 }
             }
             Action::MemberUp { .. } | Action::NodeDead { .. } | Action::Custom { .. } => {}
+            Action::NotTaken { .. } => {}
             other => panic!("an action that the model does not know: {other:?}"),
         }
     }
@@ -187,6 +188,8 @@ impl World {
             plan: None,
             missing: 0,
             source: None,
+            is_parcel: false,
+            wants: None,
             pages: [0; PAGES],
         };
         process.tasks.insert(task, local);

@@ -178,6 +178,9 @@ impl World {
             if let Some(task) = self.process(at).expect("checked").core.spawn_here() {
                 self.spawned(at, task);
                 self.begin(at, task, goal);
+                if self.rng.chance(40) {
+                    self.give_parcel(at, task);
+                }
             }
             return;
         }
@@ -187,7 +190,8 @@ impl World {
                 process.core.spawn_at(now, target, World::entry(), goal.to_le_bytes().to_vec());
             return self.spawned(at, call.expect("the target is a member"));
         }
-        let here: Vec<TaskId> = process.tasks.keys().copied().collect();
+        let here = process.tasks.iter().filter(|(_, local)| !local.is_parcel);
+        let here: Vec<TaskId> = here.map(|(task, _)| *task).collect();
         if what < 70 {
             if let Some(task) = self.rng.pick(&here) {
                 // Whatever the answer, the task goes on.

@@ -6,8 +6,9 @@
 //! running. Equal seeds play equally.
 //!
 //! `world` is the loop, `event` what happens in it, `process` and `carry` the model of the driver that the runtime has,
-//! `moves` its moves, `rounds` and `pages` what a pre-copy and a post-copy add, `net` the links, `chaos` what goes wrong
-//! and what the users of the cluster want. Absent: memory, threads, real time.
+//! `moves` its moves, `rounds` and `pages` what a pre-copy and a post-copy add, `parcels` tasks that only wait to be taken,
+//! `net` the links, `chaos` what goes wrong and what the users of the cluster want. `transfer` plays the pages of one
+//! move by themselves, with the real cores of rounds, push and requests. Absent: memory, threads, real time.
 
 mod carry;
 mod chaos;
@@ -16,11 +17,14 @@ mod event;
 mod moves;
 mod net;
 mod pages;
+mod parcels;
 mod process;
 mod rng;
 mod rounds;
+mod transfer;
 mod world;
 
 pub use check::Violation;
 pub use rng::Rng;
+pub use transfer::{Broken, Moved, move_one};
 pub use world::{Report, run};

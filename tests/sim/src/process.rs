@@ -26,6 +26,10 @@ pub(crate) struct Local {
     /// Its pages that are still at the source of the move that brought it here, one bit each.
     pub(crate) missing: u8,
     pub(crate) source: Option<Place>,
+    /// It does not run, and is ended by the task that waits for it.
+    pub(crate) is_parcel: bool,
+    /// A parcel that it is to take.
+    pub(crate) wants: Option<TaskId>,
     /// What is in each of its pages: the number of the last step that wrote there, or `GONE`.
     pub(crate) pages: [u32; PAGES],
 }

@@ -40,6 +40,8 @@ pub struct Report {
     pub mixed: u64,
     /// Tasks that ended since their pages were gone.
     pub pages_lost: u64,
+    /// Parcels that were taken by the task they were for.
+    pub parcels: u64,
     /// Events played.
     pub events: u64,
 }
@@ -202,10 +204,13 @@ impl World {
                 .tasks
                 .iter()
                 // A task that touches a missing page waits for it.
+                // A parcel runs to end only.
+                .filter(|(_, local)| !local.is_parcel || local.cancel)
                 .filter(|(_, local)| local.is_runnable() && (local.missing == 0 || rng.chance(60)))
                 .map(|(task, _)| *task)
                 .collect();
             for task in runnable.into_iter().filter(|_| rng.chance(70)) {
+                self.want(at, task);
                 self.step(at, task);
             }
         }

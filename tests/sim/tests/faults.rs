@@ -62,3 +62,8 @@ fn a_target_that_takes_old_pages_for_those_of_the_freeze_is_caught() {
 fn a_target_that_keeps_half_a_copy_of_a_called_off_move_is_caught() {
     check(Fault::KeepCopyOnAbort, &["I10"]);
 }
+
+#[test]
+fn a_home_that_forgets_who_carries_a_parcel_is_caught() {
+    check(Fault::ForgetTies, &["I10"]);
+}

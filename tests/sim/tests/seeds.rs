@@ -55,6 +55,7 @@ fn add(total: &mut Report, report: &Report) {
     total.lazy += report.lazy;
     total.mixed += report.mixed;
     total.pages_lost += report.pages_lost;
+    total.parcels += report.parcels;
     total.events += report.events;
 }
 
@@ -70,6 +71,7 @@ fn two_thousand_seeds_keep_the_invariants() {
     assert!(total.rounds > 20_000 && total.called_off > 3_000, "{total:?}");
     assert!(total.lazy > 10_000 && total.mixed > 1_000, "{total:?}");
     assert!(total.pages_lost > 100, "{total:?}");
+    assert!(total.parcels > 1_000, "{total:?}");
     assert!(total.doubts > 10 && total.lost > 1_000 && total.deaths > 2_000, "{total:?}");
 }
 

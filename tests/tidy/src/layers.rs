@@ -52,7 +52,11 @@ const WAYS_UP: &[(&str, &str, &str)] = &[
     ("task", "migrate::chaos", "chaos mode orders a move at each suspension"),
     ("task", "migrate::copying", "a task's record knows of the rounds that its pages go in"),
     ("task", "migrate::end_rounds", "a task that ends has no more rounds"),
+    ("task", "migrate::have", "a journey knows what its target has kept"),
+    ("task", "migrate::known", "a task's record knows what its pages hash to"),
     ("task", "migrate::remains", "a task that ended while memory of it lives on leaves remains"),
+    ("task", "migrate::audit", "a value that is to be a parcel is looked through"),
+    ("entry", "task::parcel", "arguments and results may have parcels in them"),
     ("task", "exec::worker", "a task runs with its worker's warm stacks, slots and records"),
 ];
 

@@ -126,6 +126,12 @@ pub(crate) fn populate_write(addr: usize, len: usize) -> Result<(), Errno> {
     unsafe { advise(addr, len, k::MADV_POPULATE_WRITE) }
 }
 
+/// Has whole huge pages come where they fit.
+pub(crate) fn huge_pages(addr: usize, len: usize) -> Result<(), Errno> {
+    // SAFETY: contents do not change.
+    unsafe { advise(addr, len, k::MADV_HUGEPAGE) }
+}
+
 /// Keeps huge pages out of the range.
 pub(crate) fn no_huge_pages(addr: usize, len: usize) -> Result<(), Errno> {
     // SAFETY: contents do not change.

@@ -12,8 +12,8 @@ mod userfault;
 pub use linux::raw_syscall;
 pub(crate) use linux::{
     EAGAIN, EBUSY, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, ENOSYS, EPERM, abort_with, describe,
-    discard, forbid, forbid_write, guard_install, guard_remove, map_private, no_huge_pages, permit,
-    populate_write, reserve, touch, unmap, yield_now,
+    discard, forbid, forbid_write, guard_install, guard_remove, huge_pages, map_private,
+    no_huge_pages, permit, populate_write, reserve, touch, unmap, yield_now,
 };
 pub(crate) use pagemap::{GuardSight, guard_runs, guard_sight, present_runs, written_runs};
 pub(crate) use userfault::{Purpose, Userfault, userfault};

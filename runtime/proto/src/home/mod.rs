@@ -6,6 +6,11 @@
 //! 3. The outcome is kept until it is taken or the task was detached.
 //! 4. Questions to the task go to its place and come back this way, so that the home can answer in a dead place's stead.
 //! 5. A task located at a dead place is lost only when the death is settled (`death`); so are doubts decided.
+//! 6. A result that nobody takes is given back to the driver, which has to let go of what it refers to.
+//! 7. A *parcel* is a task that does not run: it waits for whoever has the message that names it. If that message is
+//!    never read nobody will end it, so it is tied to what carries the message: to the task that has it among its
+//!    arguments, or to the node that keeps it as a result. When that ends the parcel is cancelled; most are taken,
+//!    and forgotten here, long before.
 //!
 //! The common case, a task that never leaves, is three look-ups in a dense table: spawned, ended, taken.
 
@@ -15,7 +20,7 @@ mod table;
 use table::Table;
 
 use crate::{
-    action::{Cx, Fault},
+    action::{Action, Cx, Fault},
     death::Deaths,
     id::{Asker, Epoch, Generation, NodeId, Place, TaskId},
     wire::{Ask, BYTES_LEN_MAX, Frame, Outcome, Refusal, Verdict},
@@ -43,6 +48,10 @@ struct More {
     joiners: Vec<Asker>,
     asks: Vec<Pending>,
     doubt: Option<Doubt>,
+    /// Parcels that end with the task (rule 7).
+    ties: Vec<TaskId>,
+    /// It is a parcel in a result that this node keeps (rule 7).
+    kept_by: Option<NodeId>,
 }
 
 #[derive(Debug)]
@@ -131,6 +140,8 @@ impl Home {
     pub(crate) fn ended(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch, outcome: Outcome) {
         if self.table.get(task.sequence()).is_some_and(|entry| entry.epoch <= epoch) {
             self.end(cx, task, outcome);
+        } else {
+            not_taken(cx, outcome);
         }
     }
 
@@ -139,14 +150,18 @@ impl Home {
         self.ended(cx, task, Epoch::FIRST, Outcome::NotStarted { reason });
     }
 
-    /// Rules 1 and 3.
+    /// Rules 1, 3, 6 and 7.
     fn end(&mut self, cx: &mut Cx<'_>, task: TaskId, outcome: Outcome) {
         let me = self.me;
-        let Some(entry) = self.table.get_mut(task.sequence()) else { return };
+        let Some(entry) = self.table.get_mut(task.sequence()) else {
+            return not_taken(cx, outcome);
+        };
         if entry.outcome.is_some() {
-            return;
+            return not_taken(cx, outcome);
         }
+        let mut ties = Vec::new();
         if let Some(more) = entry.more.take() {
+            ties = more.ties;
             for Asker { node, token } in more.joiners {
                 cx.out.frame(
                     node,
@@ -170,8 +185,41 @@ impl Home {
         }
         if entry.detached {
             self.table.remove(task.sequence());
+            not_taken(cx, outcome);
         } else {
             entry.outcome = Some(Box::new(outcome));
+        }
+        for parcel in ties {
+            self.cancel(cx, parcel);
+        }
+    }
+
+    /// A parcel begins here. Nobody asks for its outcome.
+    pub(crate) fn spawn_parcel(&mut self, generation: Generation, at: Place) -> TaskId {
+        let parcel = self.spawn(generation, at);
+        self.table.get_mut(parcel.sequence()).expect("pushed just now").detached = true;
+        parcel
+    }
+
+    /// A parcel is among the arguments of `carrier`, a task of this home (rule 7).
+    pub(crate) fn tie_to_task(&mut self, cx: &mut Cx<'_>, parcel: TaskId, carrier: TaskId) {
+        match self.table.get_mut(carrier.sequence()).filter(|entry| entry.outcome.is_none()) {
+            Some(_) if cx.fault == Fault::ForgetTies => {}
+            Some(entry) => entry.more().ties.push(parcel),
+            None => self.cancel(cx, parcel),
+        }
+    }
+
+    /// A parcel is in a result that `node` will keep until it is taken (rule 7).
+    pub(crate) fn tie_to_node(&mut self, cx: &mut Cx<'_>, parcel: TaskId, node: NodeId) {
+        if node == self.me {
+            return;
+        }
+        if cx.members.place(node).is_none() {
+            return self.cancel(cx, parcel);
+        }
+        if let Some(entry) = self.table.get_mut(parcel.sequence()) {
+            entry.more().kept_by = Some(node);
         }
     }
 
@@ -192,11 +240,11 @@ impl Home {
         }
     }
 
-    /// Nobody will ask for the outcome, or nobody will ask again.
-    pub(crate) fn detach(&mut self, task: TaskId) {
-        if self.take(task).is_none()
-            && let Some(entry) = self.table.get_mut(task.sequence())
-        {
+    /// Nobody will ask for the outcome, or nobody will ask again (rule 6: whoever took it has taken what it refers to).
+    pub(crate) fn detach(&mut self, cx: &mut Cx<'_>, task: TaskId) {
+        if let Some(outcome) = self.take(task) {
+            not_taken(cx, outcome);
+        } else if let Some(entry) = self.table.get_mut(task.sequence()) {
             entry.detached = true;
         }
     }
@@ -248,6 +296,10 @@ impl Home {
                 continue;
             }
             let Some(more) = &entry.more else { continue };
+            if more.kept_by == Some(dead.node) {
+                self.cancel(cx, task);
+                continue;
+            }
             if more.doubt.as_ref().is_some_and(|doubt| doubt.target == dead) {
                 self.decide(cx, task);
             }
@@ -267,6 +319,15 @@ impl Home {
             _ => Verdict::Taken,
         };
         cx.out.frame(source, Frame::InDoubtAnswer { task, epoch, verdict });
+    }
+}
+
+/// Rule 6.
+fn not_taken(cx: &mut Cx<'_>, outcome: Outcome) {
+    if let Outcome::Returned(bytes) = outcome
+        && !bytes.is_empty()
+    {
+        cx.out.act(Action::NotTaken { bytes });
     }
 }
 

@@ -143,7 +143,7 @@ impl Core {
                 step!(self, now, home.join(task, Asker { node: from.node, token }));
             }
             Frame::JoinTaken { task } | Frame::Detach { task } if self.members.is_home(task) => {
-                self.home.detach(task)
+                step!(self, now, home.detach(task));
             }
             Frame::Cancel { task } if self.members.is_home(task) => {
                 step!(self, now, home.cancel(task))

@@ -79,6 +79,8 @@ impl Core {
                 step!(self, now, home.ended(task, epoch, outcome));
             } else if !self.members.is_home_dead(task) {
                 self.out.frame(task.home(), Frame::Ended { task, epoch, outcome });
+            } else if let Outcome::Returned(bytes) = outcome {
+                self.actions.push_back(Action::NotTaken { bytes });
             }
         }
         self.pump(now);
@@ -92,6 +94,27 @@ impl Core {
         let source = self.handoff.lacking(task);
         let source = source.unwrap_or_else(|| panic!("I4: {task} lacks nothing and was lost"));
         self.ended(now, task, Outcome::Lost { node: source.node, missing_pages: missing });
+    }
+
+    // Parcels.
+
+    /// Names a parcel that this node packs: a task that waits here, does not run, and ends when it is taken (`ended`) or
+    /// cancelled. `None` before this node is admitted.
+    pub fn spawn_parcel(&mut self) -> Option<TaskId> {
+        Some(self.home.spawn_parcel(self.members.generation?, self.members.me))
+    }
+
+    /// A parcel of this home is named in the arguments of `carrier`, a task of this home: it is cancelled when that has
+    /// ended, unless it was taken before.
+    pub fn tie_to_task(&mut self, now: Micros, parcel: TaskId, carrier: TaskId) {
+        step!(self, now, home.tie_to_task(parcel, carrier));
+        self.pump(now);
+    }
+
+    /// A parcel of this home is named in a result that `node` will keep: it is cancelled when that node has died.
+    pub fn tie_to_node(&mut self, now: Micros, parcel: TaskId, node: NodeId) {
+        step!(self, now, home.tie_to_node(parcel, node));
+        self.pump(now);
     }
 
     // Handles.
@@ -227,6 +250,12 @@ impl Core {
             now,
             handoff.try_failed(task, epoch, Refusal::ShipFailed { why: why.to_owned() })
         );
+        self.pump(now);
+    }
+
+    /// The shipment ordered by `Ship` cannot be, as its pages have shown. As [`ship_failed`](Self::ship_failed).
+    pub fn ship_refused(&mut self, now: Micros, task: TaskId, epoch: Epoch, why: Refusal) {
+        step!(self, now, handoff.try_failed(task, epoch, why));
         self.pump(now);
     }
 

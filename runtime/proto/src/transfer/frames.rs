@@ -3,6 +3,10 @@
 //! ```text
 //! source -> target    [ Section | pages as raw bytes, in the order of its runs ] ...
 //! target -> source    PageAsk, PageAck
+//!
+//! before a move to a node where the task has been:
+//! source -> target    PageWant
+//! target -> source    PageHave ...
 //! ```
 //!
 //! A section names slots and page indices, a request names pages of the region; nothing names an address, and whether
@@ -12,7 +16,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    pages::{PAGE_END, Run},
+    delta::{KeptPages, PageHash},
+    pages::{PAGE_END, Page, Run},
     push::ChunkId,
 };
 use crate::{
@@ -31,6 +36,10 @@ pub const LIST_RUNS_MAX: usize = 1 << 16;
 const SECTION_PAGES_MAX: u64 = 1 << 32;
 /// Most pages of one request.
 pub const ASK_RUN_PAGES_MAX: u64 = 1024;
+/// Most pages of one [`PageHave`].
+pub const HAVE_PAGES_MAX: u64 = 1 << 15;
+/// Bytes of a hash.
+const HASH_LEN: usize = 16;
 
 /// A message about pages.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -41,6 +50,10 @@ pub enum PageFrame {
     Ask(PageAsk),
     /// Pages were installed.
     Ack(PageAck),
+    /// What is kept of a task?
+    Want(PageWant),
+    /// This is.
+    Have(PageHave),
 }
 
 /// What a section is for.
@@ -56,6 +69,8 @@ pub enum SectionKind {
     Push { chunk: ChunkId },
     /// Post-copy: the answer to a request.
     Demand { chunk: ChunkId },
+    /// Stop-copy and pre-copy: pages that the target had kept, and was found to have lost.
+    Found,
 }
 
 /// The head of some pages of a task.
@@ -104,6 +119,81 @@ pub struct PageAck {
     pub chunks: Vec<ChunkId>,
 }
 
+/// Source to target: what do you keep of this task?
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PageWant {
+    /// The task.
+    pub task: TaskId,
+    /// The epoch of the try that the answer is for.
+    pub epoch: Epoch,
+}
+
+/// Target to source: pages that are kept. Several may follow each other.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PageHave {
+    /// The task.
+    pub task: TaskId,
+    /// The epoch that was asked for.
+    pub epoch: Epoch,
+    /// The pages, ascending and apart.
+    #[serde(with = "list")]
+    pub runs: Vec<Run>,
+    /// Their hashes, 16 bytes each, little-endian, in the same order.
+    #[serde(with = "bytes")]
+    pub hashes: Vec<u8>,
+    /// Nothing follows.
+    pub is_last: bool,
+}
+
+impl PageHave {
+    /// All of `kept`, in as few frames as may be; at least one.
+    pub fn frames(task: TaskId, epoch: Epoch, kept: &KeptPages) -> Vec<PageHave> {
+        let empty =
+            || PageHave { task, epoch, runs: Vec::new(), hashes: Vec::new(), is_last: false };
+        let mut frames = vec![empty()];
+        for (page, hash) in kept.iter() {
+            let mut frame = frames.last_mut().expect("there is one");
+            if frame.hashes.len() == HAVE_PAGES_MAX as usize * HASH_LEN {
+                frames.push(empty());
+                frame = frames.last_mut().expect("just added");
+            }
+            match frame.runs.last_mut() {
+                Some(run) if run.end() == page => run.count += 1,
+                _ => frame.runs.push(Run::one(page)),
+            }
+            frame.hashes.extend_from_slice(&hash.0.to_le_bytes());
+        }
+        frames.last_mut().expect("there is one").is_last = true;
+        frames
+    }
+
+    /// The pages and their hashes.
+    pub fn pages(&self) -> impl Iterator<Item = (Page, PageHash)> {
+        let pages = self.runs.iter().flat_map(|run| (run.first.0..run.end().0).map(Page));
+        let hash = |bytes: &[u8]| {
+            PageHash(u128::from_le_bytes(bytes.try_into().expect("cut into 16 bytes")))
+        };
+        pages.zip(self.hashes.chunks_exact(HASH_LEN).map(hash))
+    }
+
+    fn flaw(&self) -> Option<&'static str> {
+        let mut free = Page(0);
+        let mut count = 0u64;
+        let is_sound = self.runs.iter().all(|run| {
+            let fits = run.first >= free
+                && (1..=HAVE_PAGES_MAX).contains(&run.count)
+                && run.end() <= PAGE_END;
+            free = run.end();
+            if fits {
+                count += run.count;
+            }
+            fits && count <= HAVE_PAGES_MAX
+        });
+        let is_whole = is_sound && self.hashes.len() as u64 == count * HASH_LEN as u64;
+        (!is_whole).then_some("list of kept pages")
+    }
+}
+
 impl PageFrame {
     /// Appends the encoded frame to `out`. The sender keeps to the limits: a frame beyond them is refused on arrival.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -139,6 +229,8 @@ impl PageFrame {
             PageFrame::Ack(ack) => {
                 (ack.chunks.len() > LIST_RUNS_MAX).then_some("page acknowledgement")
             }
+            PageFrame::Want(_) => None,
+            PageFrame::Have(have) => have.flaw(),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! post-copy   hot       before the head                 which pages go along with the head
 //!             missing   fault -> ask, arrived -> wake   the target's half
 //!             push      demanded -> send, next_chunk    the source's half
+//! any         delta     what the target has kept           pages that need not travel
 //! wire        frames    sections, asks and acknowledgements
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 mod auto;
 mod block;
+mod delta;
 mod frames;
 mod hot;
 mod missing;
@@ -24,9 +26,10 @@ mod readahead;
 mod rounds;
 
 pub use auto::{AutoInput, Choice, Reason, Strategy, fallback, goal, pick};
+pub use delta::{Delta, KeptPages, PageHash, Return, Settled, Shelf};
 pub use frames::{
-    ASK_RUN_PAGES_MAX, LIST_RUNS_MAX, PAGE_FRAME_LEN_MAX, PageAck, PageAsk, PageFrame, Section,
-    SectionKind,
+    ASK_RUN_PAGES_MAX, HAVE_PAGES_MAX, LIST_RUNS_MAX, PAGE_FRAME_LEN_MAX, PageAck, PageAsk,
+    PageFrame, PageHave, PageWant, Section, SectionKind,
 };
 pub use hot::{Hot, HotPage, PROFILE_ENCODED_LEN_MAX, PROFILE_PAGES_MAX, PROFILES_MAX};
 pub use missing::{Arrived, Fault, Missing, MissingCounts, SourceLost, Waiter, Way};

@@ -106,6 +106,8 @@ pub struct Push {
     all: PageSet,
     unsent: PageSet,
     there: PageSet,
+    /// Of these, pages that it has from before; some may turn out to be gone.
+    kept: PageSet,
     /// Demanded and not there.
     owed: PageSet,
     /// What had left at least once.
@@ -137,6 +139,7 @@ impl Push {
             all: missing.clone(),
             unsent: missing,
             there: PageSet::new(),
+            kept: PageSet::new(),
             owed: PageSet::new(),
             sent_once: PageSet::new(),
             flights: BTreeMap::new(),
@@ -149,6 +152,25 @@ impl Push {
             readahead: Readahead::new(u64::from(limits.readahead_pages)),
             counts: PushCounts::default(),
         }
+    }
+
+    /// As [`Push::new`], for a target that has kept the pages of `same`: they are sent if it turns out that it has
+    /// not: if the target demands one.
+    pub fn over(missing: PageSet, same: PageSet, limits: PushLimits) -> Push {
+        let mut push = Push::new(missing, limits);
+        push.all.add_all(&same);
+        push.there.add_all(&same);
+        push.kept = same;
+        push
+    }
+
+    /// The target asks for `run`: if it was to have kept any of it, it has not. That is pushed like the rest: until all
+    /// is there the target may take no other stream.
+    fn lacks(&mut self, run: Run) -> bool {
+        let lost = self.kept.within(run);
+        self.kept.remove_all(&lost);
+        self.resent(&lost);
+        !lost.is_empty()
     }
 
     /// The task touched `page`: push goes on from there (rule 1). [`Push::demanded`] does this by itself.
@@ -197,6 +219,10 @@ impl Push {
         let mut answer = Demanded { chunk: None, on_its_way: 0, needless: 0 };
         if !self.is_linked {
             // From before the break: the target repeats what it still needs when the link is back.
+            answer.needless = run.count;
+            return answer;
+        }
+        if self.lacks(run) {
             answer.needless = run.count;
             return answer;
         }

@@ -17,11 +17,14 @@ pub enum StreamHead {
     Ship(ShipHeader),
     /// Pages of a task: sections follow one another.
     Pages(PageFrame),
+    /// Bytes that are nothing to anybody: measures the wire.
+    Blank,
 }
 
 impl StreamHead {
     const SHIP: u8 = 0;
     const PAGES: u8 = 1;
+    const BLANK: u8 = 2;
 
     /// Appends the encoded head to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -34,6 +37,7 @@ impl StreamHead {
                 out.push(StreamHead::PAGES);
                 frame.encode(out);
             }
+            StreamHead::Blank => out.push(StreamHead::BLANK),
         }
     }
 
@@ -45,6 +49,7 @@ impl StreamHead {
         match bytes.split_first() {
             Some((&StreamHead::SHIP, rest)) => ShipHeader::decode(rest).map(StreamHead::Ship),
             Some((&StreamHead::PAGES, rest)) => PageFrame::decode(rest).map(StreamHead::Pages),
+            Some((&StreamHead::BLANK, [])) => Ok(StreamHead::Blank),
             _ => Err(WireError::Malformed { what: "stream head" }),
         }
     }

@@ -8,22 +8,31 @@
 //! stop-copy   copy everything once                    parts in the order of the list
 //! pre-copy    copy a round ... copy the rest          a page that comes again overwrites its copy,
 //!                                                     once the round before has been written
+//! return      the target had it: not sent             *thin*: its hash, and the bytes still in place
 //! ```
+//!
+//! A page that is thin is copied as soon as there is time ([`Base::fill`]), unless the collector finds first
+//! that nothing reaches it. If the node has written it by then its bytes as of departure are lost: it is *torn*.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use migrt_iso::{PAGE_LEN, REGION_BASE, SlotClass, SlotId, page, pool};
-use migrt_proto::transfer::{Page, Run};
+use migrt_iso::{PAGE_LEN, REGION_BASE, SlotId, pool};
+use migrt_proto::transfer::{Page, PageHash, Run};
 use migrt_proto::wire::ShipSlot;
 
+use super::copies::{CopySlot, take_slot};
+use crate::migrate::hash;
 use crate::net::Part;
 
-/// Bytes of one slot of copies.
-const SLOT_LEN: usize = 16 << 20;
+/// Bytes that are copied at a time and shown to whoever looks through them: the nearest cache holds
+/// them twice.
+const COPY_LEN: usize = 16 << 10;
+/// So many pages are copied at once.
+const FEW: usize = 256;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -31,11 +40,17 @@ pub(crate) struct Base {
     /// Pages and where their copies lie. Numbers, not addresses: this table is node memory, and an
     /// address in it would be a reference to what it describes.
     pages: BTreeMap<Page, Page>,
+    /// Pages that were not copied yet, and what they hashed to at the departure.
+    thin: BTreeMap<Page, PageHash>,
+    /// Pages of which there is no copy and will be none.
+    torn: BTreeMap<Page, PageHash>,
     slots: Vec<Arc<CopySlot>>,
     /// Taken beforehand, and empty still.
     spare: Vec<Arc<CopySlot>>,
     /// What is left of the last slot.
     room: Range<usize>,
+    /// Up to where the last slot is to be made present before it is written.
+    fill_to: usize,
 }
 
 /// The number of the page at `addr`, counted from the region's start.
@@ -64,7 +79,8 @@ impl Base {
             for run in &item.runs {
                 let from = start + run.first as usize * PAGE_LEN;
                 let left = (count - pages.len()) * PAGE_LEN;
-                base.copy_new(from, run.count as usize * PAGE_LEN, left, &mut parts, &mut pages)?;
+                let to = (&mut parts, &mut pages);
+                base.copy_new(from, run.count as usize * PAGE_LEN, left, to, &mut |_, _, _| ())?;
             }
         }
         base.pages = pages.into_iter().collect();
@@ -89,8 +105,12 @@ impl Base {
             }
             let next_known = self.pages.range(page..run.end()).next().map_or(run.end(), |p| *p.0);
             let len = (next_known.0 - page.0) as usize * PAGE_LEN;
-            self.copy_new(addr_of(page), len, left.max(len), parts, &mut new)?;
+            let to = (&mut *parts, &mut new);
+            self.copy_new(addr_of(page), len, left.max(len), to, &mut |_, _, _| ())?;
             page = next_known;
+        }
+        if !self.thin.is_empty() {
+            new.iter().for_each(|entry| _ = self.thin.remove(&entry.0));
         }
         self.pages.extend(new);
         Some(())
@@ -124,8 +144,12 @@ impl Base {
             }
             let next_known = self.pages.range(page..run.end()).next().map_or(run.end(), |p| *p.0);
             let len = (next_known.0 - page.0) as usize * PAGE_LEN;
-            self.copy_new(addr_of(page), len, left.max(len), parts, &mut new)?;
+            let to = (&mut *parts, &mut new);
+            self.copy_new(addr_of(page), len, left.max(len), to, &mut |_, _, _| ())?;
             page = next_known;
+        }
+        if !self.thin.is_empty() {
+            new.iter().for_each(|entry| _ = self.thin.remove(&entry.0));
         }
         self.pages.extend(new);
         Some(())
@@ -161,14 +185,15 @@ impl Base {
         Arc::get_mut(slot.expect("copies lie in the base's slots")).is_none()
     }
 
-    /// Copies pages that have no copy yet; `pages` notes where.
-    fn copy_new(
+    /// Copies pages that have no copy yet; `pages` notes where, for [`Base::note`]. `seen` is shown each
+    /// few of them: where they lie, where their copy, and how long it is.
+    pub(crate) fn copy_new(
         &mut self,
         mut from: usize,
         len: usize,
         left: usize,
-        parts: &mut Parts,
-        pages: &mut Vec<(Page, Page)>,
+        (parts, pages): (&mut Parts, &mut Vec<(Page, Page)>),
+        seen: &mut dyn FnMut(usize, usize, usize),
     ) -> Option<()> {
         let (end, mut left) = (from + len, left);
         while from < end {
@@ -177,12 +202,17 @@ impl Base {
             }
             let len = self.room.len().min(end - from);
             let to = self.room.start;
-            // SAFETY: the source is the task's, the target a slot of ours that is read up to `room`.
-            unsafe { copy_bytes(from, to, len) };
+            let slot = self.slots.last().expect("there is room").clone();
+            for at in (0..len).step_by(COPY_LEN) {
+                let (from, to, len) = (from + at, to + at, COPY_LEN.min(len - at));
+                slot.make_present(to + len, self.fill_to);
+                // SAFETY: the source is the task's, the target a slot of ours that is read up to `room`.
+                unsafe { copy_bytes(from, to, len) };
+                seen(from, to, len);
+            }
             for page in (0..len).step_by(PAGE_LEN) {
                 pages.push((number_of(from + page), number_of(to + page)));
             }
-            let slot = self.slots.last().expect("there is room").clone();
             // Relaxed: read when nobody else has the slot any more.
             slot.used.store(to + len - slot.id.base(), Ordering::Relaxed);
             parts.add(slot, to, len);
@@ -191,6 +221,12 @@ impl Base {
             left -= len;
         }
         Some(())
+    }
+
+    /// Where copies lie that were made by [`Base::copy_new`].
+    pub(crate) fn note(&mut self, pages: Vec<(Page, Page)>) {
+        // In one go: one by one they cost as much as the copies.
+        self.pages.append(&mut pages.into_iter().collect());
     }
 
     /// A slot for `left` bytes or for as many as one slot is to have.
@@ -202,11 +238,12 @@ impl Base {
         let id = slot.id;
         self.slots.push(slot);
         let len = left.min(id.len());
-        // Spare room is filled bit by bit, by threads that have no time to make all of it present.
-        if !is_spare && len >= 16 * PAGE_LEN && id.class() > pool::WARM_CLASS_MAX {
-            // SAFETY: a slot just taken.
-            unsafe { page::populate_write(id.base(), len.next_multiple_of(PAGE_LEN)) };
-        }
+        let is_long = len >= 16 * PAGE_LEN && id.class() > pool::WARM_CLASS_MAX;
+        // Spare room is filled bit by bit, by threads that have no time to make much of it present.
+        self.fill_to = match !is_spare && is_long {
+            true => id.base() + len.next_multiple_of(PAGE_LEN),
+            false => 0,
+        };
         self.room = id.base()..id.base() + id.len();
         Some(())
     }
@@ -219,11 +256,64 @@ impl Base {
     /// The page is none of the task's any more: zeros.
     pub(crate) fn remove(&mut self, page: Page) {
         self.pages.remove(&page);
+        self.thin.remove(&page);
+    }
+
+    /// Pages that were not sent, since the target had them with these hashes.
+    pub(crate) fn note_same(&mut self, pages: impl Iterator<Item = (Page, PageHash)>) {
+        self.thin = pages.collect();
+        if self.thin.len() < FEW {
+            self.fill(FEW);
+        }
+    }
+
+    /// Copies up to `max` of the pages that were not copied at the departure. Whether all are done.
+    pub(crate) fn fill(&mut self, max: usize) -> bool {
+        for _ in 0..max {
+            let Some((page, wanted)) = self.thin.pop_first() else { break };
+            // SAFETY: a page of the departed task, kept in place. If the node's threads write it at
+            // this moment, the copy's hash tells.
+            let bytes = unsafe { &*(addr_of(page) as *const [u8; PAGE_LEN]) };
+            let is_copied = self.put(page, bytes).is_some();
+            if !is_copied || hash::at(addr_of(self.pages[&page])) != wanted {
+                self.pages.remove(&page);
+                self.torn.insert(page, wanted);
+            }
+        }
+        self.thin.is_empty()
+    }
+
+    /// Whether there are pages to be copied yet.
+    pub(crate) fn is_thin(&self) -> bool {
+        !self.thin.is_empty()
+    }
+
+    /// What a page hashed to whose bytes are lost.
+    pub(crate) fn torn(&self, page: Page) -> Option<PageHash> {
+        self.torn.get(&page).copied()
+    }
+
+    /// The hashes of up to `max` pages from `from` on, as of the departure; the copied ones are hashed now.
+    pub(crate) fn hashes(&self, from: Page, max: usize) -> Vec<(Page, PageHash)> {
+        let copied = self.pages.range(from..).map(|(&page, &copy)| (page, Ok(addr_of(copy))));
+        let known = self.thin.range(from..).chain(self.torn.range(from..));
+        let mut all: Vec<_> =
+            copied.take(max).chain(known.map(|(&page, &hash)| (page, Err(hash)))).collect();
+        all.sort_unstable_by_key(|entry| entry.0);
+        all.truncate(max);
+        all.into_iter()
+            .map(|(page, hash)| (page, hash.map_or_else(|hash| hash, hash::at)))
+            .collect()
+    }
+
+    /// Bytes of all pages that were copied.
+    pub(crate) fn byte_count(&self) -> usize {
+        self.pages.len() * PAGE_LEN
     }
 
     /// Bytes of all pages.
-    pub(crate) fn byte_count(&self) -> usize {
-        self.pages.len() * PAGE_LEN
+    pub(crate) fn held_bytes(&self) -> usize {
+        (self.pages.len() + self.thin.len() + self.torn.len()) * PAGE_LEN
     }
 
     /// The word at `addr` as it was copied.
@@ -238,9 +328,10 @@ impl Base {
         Some(addr_of(*self.pages.get(&number_of(addr))?))
     }
 
-    /// Addresses of all pages, ascending.
+    /// Addresses of all pages.
     pub(crate) fn pages(&self) -> impl Iterator<Item = usize> + '_ {
-        self.pages.keys().map(|&page| addr_of(page))
+        let all = self.pages.keys().chain(self.thin.keys()).chain(self.torn.keys());
+        all.map(|&page| addr_of(page))
     }
 
     /// The pages that were shipped of `from..to`, as one run.
@@ -256,44 +347,6 @@ impl Base {
 unsafe fn copy_bytes(from: usize, to: usize, len: usize) {
     // SAFETY: the caller's promise.
     unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, len) };
-}
-
-/// A slot for `left` bytes, or as many as one slot is to have.
-fn take_slot(left: usize) -> Option<Arc<CopySlot>> {
-    let class = SlotClass::for_len(left.min(SLOT_LEN)).expect("a short slot");
-    let id = pool::global().take(class)?;
-    COPIES.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-    Some(Arc::new(CopySlot { id, used: AtomicUsize::new(0) }))
-}
-
-/// A slot full of copies.
-#[derive(Debug)]
-struct CopySlot {
-    id: SlotId,
-    /// Bytes from its start that were written.
-    used: AtomicUsize,
-}
-
-impl Drop for CopySlot {
-    /// The slot goes back without what was in it: as heap of another task it would lie in bytes that
-    /// this task never writes, and the audit would find another task's addresses there.
-    fn drop(&mut self) {
-        if self.id.class() <= pool::WARM_CLASS_MAX {
-            let used = *self.used.get_mut();
-            // SAFETY: a slot of ours that nothing refers to any more (I3).
-            unsafe { std::ptr::write_bytes(self.id.base() as *mut u8, 0, used) };
-        }
-        COPIES.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
-        pool::global().give(self.id);
-    }
-}
-
-/// Slots with copies: nothing of a task ever leads there.
-static COPIES: Mutex<BTreeSet<SlotId>> = Mutex::new(BTreeSet::new());
-
-/// Whether the slot holds copies of pages, and nothing else.
-pub(crate) fn is_copies(slot: SlotId) -> bool {
-    COPIES.lock().unwrap_or_else(PoisonError::into_inner).contains(&slot)
 }
 
 /// Copied pages, in the order in which they are sent.

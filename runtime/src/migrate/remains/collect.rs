@@ -4,7 +4,7 @@
 //! ```text
 //! roots   writable image, live node blocks, stacks and registers of OS threads, other mappings,
 //!         stacks, thread-locals and heaps of the tasks that are here (mobile and local)
-//! then    remains that a root reaches are scanned in turn; the rest is dropped
+//! then    remains that a root reaches are scanned in turn; the rest is dropped, or put on the shelf
 //! ```
 //!
 //! A word that looks like an address in a kept slot reaches all that its task left. The world is
@@ -23,7 +23,7 @@ use crate::cluster::cluster;
 use crate::task::body::MobileBody;
 use crate::task::header::{Header, Layout};
 use crate::task::prefix::HeaderPrefix;
-use crate::task::{adopted, child, stack};
+use crate::task::{adopted, child, parcel, stack};
 
 /// How long the world may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_millis(25);
@@ -32,6 +32,10 @@ const AGE: Duration = Duration::from_millis(800);
 /// ... or this many, or hold this much memory, whichever comes first.
 const COUNT_MAX: usize = 128;
 const BYTE_COUNT_MAX: usize = 16 << 20;
+/// What looked reached is looked at once more after this.
+const SECOND: Duration = Duration::from_millis(200);
+/// Whoever has just left remains may have their addresses on its stack for so long.
+const GRACE: Duration = Duration::from_millis(10);
 /// The collector looks this often, and rests at least [`SHARE`] times as long as a run took.
 const PERIOD: Duration = Duration::from_millis(20);
 const SHARE: u32 = 25;
@@ -53,8 +57,12 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
     if RUNNING.swap(true, Ordering::SeqCst) {
         return Ok(());
     }
+    crate::migrate::later::start()?;
     crate::thread::start("migrt-collector", || {
         census::clear_always();
+        let mut is_second = false;
+        // What the last look has left: it is not looked at again and again for being much.
+        let mut floor = (0, 0);
         loop {
             let mut asked = ASKED.0.lock().unwrap_or_else(PoisonError::into_inner);
             while !*asked {
@@ -63,11 +71,22 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
             *asked = false;
             drop(asked);
             let first = Instant::now();
-            while first.elapsed() < AGE && !super::is_much(COUNT_MAX, BYTE_COUNT_MAX) {
+            std::thread::sleep(GRACE);
+            let age = if is_second { SECOND } else { AGE };
+            while first.elapsed() < age
+                && !super::is_much(COUNT_MAX + floor.0, BYTE_COUNT_MAX + floor.1)
+            {
                 std::thread::sleep(PERIOD);
             }
             let since = Instant::now();
             let left = collect();
+            super::fill_bases();
+            floor = super::held();
+            // What looked like a reference may be gone when it is looked at once more.
+            is_second = left > 0 && !is_second;
+            if is_second {
+                ask();
+            }
             let took = since.elapsed();
             tracing::trace!(left, ?took, "remains collected");
             census::clear_stack();
@@ -122,6 +141,7 @@ fn collect_from(caller: usize) -> usize {
     let transit = super::transit();
     let stacks = stack::registry();
     let children = child::registry::lock();
+    let held = parcel::held();
     let mut marking = Marking::new(&table);
     let sight = TaskSight { worker_tp, worker_rsp };
     let Some(mut scratch) = Scratch::new(sight) else { return table.len() };
@@ -140,7 +160,7 @@ fn collect_from(caller: usize) -> usize {
             for &slot in stacks.iter() {
                 marking.scan_local(slot, stopped);
             }
-            for &slot in children.iter() {
+            for &slot in children.iter().chain(held.keys()) {
                 // SAFETY: a child's slot, its header made before it was registered.
                 marking.scan_task(unsafe { &*Layout { slot }.header() }, stopped);
             }
@@ -154,6 +174,7 @@ fn collect_from(caller: usize) -> usize {
             }
         })
     });
+    drop(held);
     drop(children);
     drop(stacks);
     drop(transit);
@@ -166,7 +187,12 @@ fn collect_from(caller: usize) -> usize {
     let (kept, dropped): (Vec<Kept>, Vec<Kept>) =
         all.into_iter().partition(|_| reached.next().expect("one for each"));
     *table = kept;
-    dropped.into_iter().for_each(Kept::drop_all);
+    // A task that comes back finds them in the table or on the shelf: the lock is held.
+    for kept in dropped {
+        if let Err(kept) = super::shelf::put(kept) {
+            kept.drop_all();
+        }
+    }
     table.len()
 }
 

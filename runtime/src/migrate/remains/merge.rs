@@ -29,11 +29,12 @@ use std::time::Duration;
 
 use migrt_iso::arena::Arena;
 use migrt_iso::{PAGE_LEN, SlotId};
-use migrt_proto::transfer::Page;
+use migrt_proto::transfer::{Page, PageHash, PageSet};
 
 use super::base::{addr_of, number_of};
 use super::{Base, Kept};
 use crate::census;
+use crate::migrate::hash;
 use crate::symbols;
 use crate::task::header::Layout;
 
@@ -96,8 +97,9 @@ impl Merge {
     /// Of a departed task's remains; pages that do not come are zero in the end.
     pub(crate) fn new(mut kept: Kept) -> Merge {
         let base = kept.base.take().expect("only departed tasks come back");
-        let version =
+        let mut version =
             Arc::try_unwrap(base).expect("a base has one owner once its task is elsewhere");
+        version.fill(usize::MAX);
         let absent = version.pages().map(number_of).collect();
         let (before, partial) = (BTreeMap::new(), Vec::with_capacity(PAGE_LEN));
         let frees = remote_lists(&kept.slots);
@@ -133,9 +135,27 @@ impl Merge {
 
     /// The page is zero, whatever came for it before.
     pub(crate) fn clear(&mut self, page: usize) {
-        if self.version.page(page).is_some() {
+        if self.version.page(page).is_some() || self.version.torn(number_of(page)).is_some() {
             self.page(page, &ZEROS);
         }
+    }
+
+    /// Pages that do not come, since they are as they were when the task left; `told` is one hash of all
+    /// their hashes. `false`: these pages are not known here by that.
+    pub(crate) fn keep(&mut self, same: &PageSet, told: u128) -> bool {
+        let Some(hashes) = self.kept.hashes.clone() else { return same.is_empty() };
+        let found = hashes.iter().filter(|entry| same.contains(entry.0));
+        let is_known = hash::fold(found) == told;
+        if is_known {
+            same.pages().for_each(|page| _ = self.absent.remove(&page));
+        }
+        is_known
+    }
+
+    /// The hash of a page as the task has it now, if it holds anything.
+    pub(crate) fn hash_of(&self, page: Page) -> Option<PageHash> {
+        let torn = self.version.torn(page);
+        torn.or_else(|| Some(hash::at(self.version.page(addr_of(page))?)))
     }
 
     /// All pages have come.
@@ -183,6 +203,13 @@ impl Merge {
     fn page(&mut self, page: usize, task: &PageBytes) {
         let number = number_of(page);
         self.absent.remove(&number);
+        if let Some(hash) = self.version.torn(number) {
+            // The node has changed it, and how it was is lost: the task may not have changed it too.
+            if hash::of_bytes(task) != hash {
+                self.conflict.get_or_insert(page);
+            }
+            return;
+        }
         let version = bytes_of(&self.version, page);
         if task == version {
             return;

@@ -7,7 +7,8 @@
 //! freezes  its pages are copied: the base, which is also what is shipped    [`Base::copy`]
 //! leaves   slots kept, with the base                                        [`keep_departed`]
 //! ends     if blocks of its heap live on: slots kept                       [`keep_ended`]
-//! later    a scan of all other memory drops what nothing reaches           [`collect`]
+//! later    a scan of all other memory finds what nothing reaches           [`collect`]
+//!          that is dropped, or stays for the task's return                 [`shelf`]
 //! returns  bytes that only the task changed are written, those that only the node changed stay,
 //!          counts that both changed add up, anything else refuses the move [`merge`]
 //! ```
@@ -18,18 +19,22 @@
 
 mod base;
 mod collect;
+mod copies;
 mod merge;
+pub(crate) mod shelf;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrt_iso::{SlotId, page, pool};
 use migrt_proto::TaskId;
+use migrt_proto::transfer::{KeptPages, Page, PageHash};
 
 use crate::task::adopted;
 use crate::task::header::Header;
 
-pub(crate) use base::{Base, Parts, addr_of, is_copies, number_of};
+pub(crate) use base::{Base, Parts, addr_of, number_of};
 pub(crate) use collect::{collect_if_due, start_collector};
+pub(crate) use copies::is_copies;
 pub(crate) use merge::Merge;
 
 /// What one task has left here.
@@ -40,6 +45,8 @@ pub(crate) struct Kept {
     pub(crate) slots: Vec<SlotId>,
     /// The bytes as of departure; `None`: the task ended here, the slots are this node's.
     pub(crate) base: Option<Arc<Base>>,
+    /// What these hash to, once somebody has asked.
+    pub(crate) hashes: Option<Arc<KeptPages>>,
 }
 
 static TABLE: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
@@ -63,12 +70,12 @@ fn table() -> MutexGuard<'static, Vec<Kept>> {
 
 /// The task is another node's now; its pages stay, `base` being what they were when it was frozen.
 pub(crate) fn keep_departed(header: &Header, base: Arc<Base>) {
-    let (task, slots) = (header.id, super::slots_of(header));
+    let (task, slots) = (header.remains_id(), super::slots_of(header));
     discard_dead(header, base.as_ref());
     for &slot in &slots {
         pool::global().keep(slot);
     }
-    table().push(Kept { task, slots, base: Some(base) });
+    table().push(Kept { task, slots, base: Some(base), hashes: None });
     collect::ask();
 }
 
@@ -105,7 +112,7 @@ fn empty(from: usize, to: usize) {
 /// The task has ended and blocks of its heap are still alive: something may reach them.
 pub(crate) fn keep_ended(header: &Header) {
     let slots = super::slots_of(header);
-    table().push(Kept { task: header.id, slots, base: None });
+    table().push(Kept { task: header.id, slots, base: None, hashes: None });
     collect::ask();
 }
 
@@ -133,6 +140,10 @@ pub(crate) fn put_back(kept: Kept) {
 }
 
 impl Kept {
+    fn is_thin(&self) -> bool {
+        self.base.as_ref().is_some_and(|base| base.is_thin())
+    }
+
     /// Nothing reaches it: its memory goes, and its slots if they are this node's become free.
     fn drop_all(self) {
         for &slot in &self.slots {
@@ -144,10 +155,81 @@ impl Kept {
     }
 }
 
-/// Whether there are remains of so many tasks, or holding so much memory.
+/// Whether there are remains of so many tasks, or holding so much memory, or such whose base is thin.
 fn is_much(count: usize, byte_count: usize) -> bool {
+    let held = held();
+    held.0 > count || held.1 > byte_count || table().iter().any(Kept::is_thin)
+}
+
+/// Of how many tasks there are remains, and the bytes of their pages and the copies of these.
+fn held() -> (usize, usize) {
     let table = table();
-    // The pages and their copies.
-    let held = |kept: &Kept| 2 * kept.base.as_ref().map_or(0, |base| base.byte_count());
-    table.len() > count || table.iter().map(held).sum::<usize>() > byte_count
+    let bytes = |kept: &Kept| 2 * kept.base.as_ref().map_or(0, |base| base.byte_count());
+    (table.len(), table.iter().map(bytes).sum())
+}
+
+/// Hashed, or copied, while the table is locked.
+const BATCH: usize = 512;
+/// Remains of this length are collected first when somebody asks what is kept: then nothing need be merged.
+const LONG: usize = 1 << 20;
+
+/// As [`have`], if that takes no time.
+pub(crate) fn have_at_once(task: TaskId) -> Option<Arc<KeptPages>> {
+    if let Some(pages) = shelf::have_at_once(task) {
+        return pages;
+    }
+    match look(task, |kept| kept.hashes.clone()) {
+        None => Some(Arc::default()),
+        Some(pages) => pages,
+    }
+}
+
+/// What is kept of a task that left, with its hashes; for whoever asks before it comes back. Takes a
+/// while: not for a thread that others wait for.
+pub(crate) fn have(task: TaskId) -> Option<Arc<KeptPages>> {
+    if let Some(pages) = shelf::have(task) {
+        return Some(pages);
+    }
+    let length = look(task, |kept| kept.base.as_ref().map_or(0, |base| base.held_bytes()))?;
+    if length >= LONG {
+        collect_if_due();
+        if let Some(pages) = shelf::have(task) {
+            return Some(pages);
+        }
+    }
+    let mut list: Vec<(Page, PageHash)> = Vec::new();
+    loop {
+        let next = list.last().map_or(Page(0), |entry| Page(entry.0.0 + 1));
+        let part = look(task, |kept| Some(kept.base.as_ref()?.hashes(next, BATCH)))??;
+        if part.is_empty() {
+            break;
+        }
+        list.extend(part);
+    }
+    let pages = Arc::new(KeptPages::new(list));
+    look(task, |kept| kept.hashes = Some(pages.clone()))?;
+    Some(pages)
+}
+
+/// Drops what is kept of a task, or what is known of it: for tests.
+pub(crate) fn forget(task: TaskId) {
+    shelf::forget(task);
+    look(task, |kept| kept.hashes = None);
+}
+
+/// The remains of a task that left, if they are in the table.
+fn look<R>(task: TaskId, look: impl FnOnce(&mut Kept) -> R) -> Option<R> {
+    let mut table = table();
+    table.iter_mut().find(|kept| kept.task == task && kept.base.is_some()).map(look)
+}
+
+/// Copies what was not copied at the departure of tasks whose remains stay.
+fn fill_bases() {
+    loop {
+        let mut table = table();
+        let Some(kept) = table.iter_mut().find(|kept| kept.is_thin()) else { return };
+        let base =
+            kept.base.as_mut().and_then(Arc::get_mut).expect("a thin base, and no other owner");
+        base.fill(BATCH);
+    }
 }

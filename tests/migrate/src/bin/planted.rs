@@ -29,6 +29,8 @@ enum Place {
     Arc,
     ThreadLocal,
     Heap,
+    /// In one so long that it is looked through while it is sent.
+    LongHeap,
 }
 
 /// What came of the move with the word planted, and of one after it was taken out.
@@ -93,6 +95,16 @@ fn keeps_an_address_in_its_heap() -> Result<(), String> {
     moved
 }
 
+#[inline(never)]
+fn keeps_an_address_in_a_long_heap() -> Result<(), String> {
+    let mut words = black_box(vec![1usize; (4 << 20) / size_of::<usize>()]);
+    let last = words.len() - 7;
+    plant(&mut words[last]);
+    let moved = hop();
+    black_box(&mut words).fill(0);
+    moved
+}
+
 #[migrt::migratable]
 fn try_to_move(place: Place) -> Tried {
     let with = match place {
@@ -101,6 +113,7 @@ fn try_to_move(place: Place) -> Tried {
         Place::Arc => keeps_a_shared_array(),
         Place::ThreadLocal => keeps_an_address_in_a_thread_local(),
         Place::Heap => keeps_an_address_in_its_heap(),
+        Place::LongHeap => keeps_an_address_in_a_long_heap(),
     };
     // A number may look like an address; it does not do so three times.
     let mut without = hop();
@@ -118,7 +131,15 @@ fn try_all() -> Result<(), String> {
     let block: &'static mut [u64; 12] = Box::leak(Box::new([7; 12]));
     ADDRESS.store(std::ptr::from_mut(block) as usize, Ordering::Relaxed);
     *SHARED.lock().expect("not poisoned") = Some(Arc::new([7; 12]));
-    for place in [Place::Nowhere, Place::Stack, Place::Arc, Place::ThreadLocal, Place::Heap] {
+    let places = [
+        Place::Nowhere,
+        Place::Stack,
+        Place::Arc,
+        Place::ThreadLocal,
+        Place::Heap,
+        Place::LongHeap,
+    ];
+    for place in places {
         let tried = migrt::spawn(try_to_move(place)).join().map_err(|e| e.to_string())?;
         for (when, moved) in [("with", tried.with), ("without", tried.without)] {
             let text = moved.map_or_else(|why| why, |()| "moved".to_owned());

@@ -10,9 +10,26 @@ use migrt_test_node::steps;
 const STEPS: u32 = 24;
 const MOVE_AT: u32 = 8;
 
+/// Words of the block that the walker carries: 4 MiB, so that most of it follows where pages do.
+const WORDS: usize = 1 << 19;
+const PAGE_WORDS: usize = 512;
+
+fn word(at: usize) -> u64 {
+    (at as u64 | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Looks at a page here and there, in no order in which they might come.
+fn look(block: &[u64]) {
+    for n in 0..64 {
+        let at = n * 367 % (WORDS / PAGE_WORDS) * PAGE_WORDS + n;
+        assert_eq!(block[at], word(at), "I4: word {at} is not what it was");
+    }
+}
+
 #[migrt::migratable]
 fn walk(log: String, target: NodeId) -> String {
     let mut seen: Vec<String> = Vec::new();
+    let block: Vec<u64> = (0..WORDS).map(word).collect();
     let mut note = String::from("it never tried");
     for step in 0..STEPS {
         steps::note(&log, 0, step, migrt::here().0);
@@ -22,10 +39,12 @@ fn walk(log: String, target: NodeId) -> String {
                 Ok(()) => "moved".to_owned(),
                 Err(why) => format!("stayed: {why}"),
             };
+            look(&block);
         }
         migrt::sleep(Duration::from_millis(3));
     }
     let whole = seen.iter().enumerate().all(|(at, text)| *text == format!("step {at}"));
+    let whole = whole && block.iter().enumerate().all(|(at, &found)| found == word(at));
     assert!(whole, "I4: the heap of the task is not what it was: {seen:?}");
     note
 }

@@ -79,6 +79,16 @@ pub const LAZY: [(&str, Fate); 4] = [
     ("target.thawed", Fate::Lost),
 ];
 
+/// The steps that only pages which follow have.
+#[allow(dead_code, reason = "not for every test")]
+pub const FOLLOWING: [(&str, Fate); 5] = [
+    ("source.pushed", Fate::LostOr(&Fate::Target)),
+    ("source.demanded", Fate::LostOr(&Fate::Target)),
+    ("target.faulted", Fate::Lost),
+    ("target.arrived", Fate::Lost),
+    ("target.whole", Fate::Lost),
+];
+
 /// How the program prints that.
 pub fn lost(node: u16) -> String {
     format!("Err(Lost {{ node: n{node}, missing_pages: 0 }})")

@@ -1,0 +1,87 @@
+//! Parcels keep their values whoever moves and dies, and nothing of them is left behind.
+
+use std::time::Duration;
+
+use migrt_test_migrate::program::{Ended, run};
+
+fn parcels(paragraph: &str, rounds: u32, env: &[(&str, &str)]) -> Ended {
+    let program = env!("CARGO_BIN_EXE_parcels");
+    let rounds = rounds.to_string();
+    let ended = run(program, &[paragraph, &rounds], env, Duration::from_secs(120));
+    ended.expect_good();
+    assert_eq!(ended.lines_of("ok").last(), Some(&paragraph), "{}", ended.out);
+    ended
+}
+
+#[test]
+fn a_parcel_changes_hands_on_one_node_at_the_same_address() {
+    parcels("local", 1, &[]);
+}
+
+#[test]
+fn a_parcel_is_argument_and_result_between_nodes() {
+    parcels("remote", 1, &[]);
+}
+
+#[test]
+fn what_may_not_be_in_a_parcel_is_refused_and_named() {
+    parcels("refused", 1, &[]);
+}
+
+#[test]
+fn a_task_moves_with_the_parcels_that_it_holds() {
+    parcels("holder", 1, &[]);
+}
+
+#[test]
+fn a_task_that_moves_at_every_suspension_keeps_its_parcels() {
+    parcels("holder", 1, &[("MIGRT_CHAOS", "1")]);
+}
+
+#[test]
+fn parcels_of_messages_that_nobody_reads_are_dropped_and_leave_nothing() {
+    parcels("unread", 60, &[]);
+}
+
+#[test]
+fn what_a_static_reaches_of_a_parcel_that_left_stays_valid() {
+    parcels("statics", 60, &[]);
+}
+
+#[test]
+fn a_thousand_hand_overs_leave_nothing() {
+    parcels("rounds", 1_000, &[]);
+}
+
+#[test]
+fn whoever_dies_around_a_hand_over_everybody_hears_of_it_and_no_slot_is_lost() {
+    for (victim, points) in [
+        (
+            1,
+            &[
+                "source.frozen",
+                "source.shipped",
+                "source.ready",
+                "source.committed",
+                "source.acked",
+            ][..],
+        ),
+        (
+            2,
+            &[
+                "target.shipping",
+                "target.installed",
+                "target.ready",
+                "target.commit",
+                "target.thawed",
+            ],
+        ),
+    ] {
+        for point in points {
+            let plan = format!("n{victim}:{point}=kill@2");
+            let ended = parcels("deaths", 1, &[("MIGRT_FAIL", &plan)]);
+            assert!(ended.err.contains("MIGRT_FAIL strikes"), "{plan}: {}", ended.err);
+            assert!(!ended.lines_of("heard").is_empty(), "{plan}: {}", ended.out);
+        }
+    }
+}
