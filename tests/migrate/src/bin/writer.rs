@@ -158,8 +158,6 @@ fn main() -> migrt::Result<()> {
     };
     let (heap, rate, moves, seed) =
         (number(1, 16) << 20, number(2, 10), number(3, 20), number(4, 1));
-    // So that no remains are left when it comes back, where the strategy is about that.
-    let rest = if args.first().is_some_and(|name| name == "mixed") { 1_500 } else { 5 };
     migrt::Builder::new().workers(2).local_nodes(2).run(move || {
         let task = migrt::spawn(write(heap, rate, seed));
         migrt::sleep(Duration::from_millis(200));
@@ -174,7 +172,7 @@ fn main() -> migrt::Result<()> {
             } else if moves <= 20 {
                 println!("move {number}: {:.1} ms", since.elapsed().as_secs_f64() * 1e3);
             }
-            migrt::sleep(Duration::from_millis(rest));
+            migrt::sleep(Duration::from_millis(5));
         }
         println!("{moves} moves in {:.2} s, {refused} refused", begin.elapsed().as_secs_f64());
         for node in migrt::nodes() {
