@@ -83,8 +83,9 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
             super::fill_bases();
             floor = super::held();
             // What looked like a reference may be gone when it is looked at once more.
-            is_second = left > 0 && !is_second;
-            if is_second {
+            is_second = left.is_some_and(|left| left > 0) && !is_second;
+            // Nor does a look that could not be taken settle anything.
+            if is_second || left.is_none() {
                 ask();
             }
             let took = since.elapsed();
@@ -119,9 +120,10 @@ pub(crate) fn collect_if_due() {
     }
 }
 
-/// Drops the remains that nothing reaches; how many are left. Any thread but a task's own stack.
+/// Drops the remains that nothing reaches; how many are left. `None`: a thread could not be stopped (it
+/// blocks the signal), or not all was seen, and all stay. Any thread but a task's own stack.
 #[inline(never)]
-pub(crate) fn collect() -> usize {
+pub(crate) fn collect() -> Option<usize> {
     // From here down the stack holds addresses of what is looked for.
     // The 128 bytes below the address count too, as a red zone: they are the mark's own.
     let mark = std::hint::black_box([0usize; 16 + 1]);
@@ -132,10 +134,10 @@ pub(crate) fn collect() -> usize {
 }
 
 #[inline(never)]
-fn collect_from(caller: usize) -> usize {
+fn collect_from(caller: usize) -> Option<usize> {
     let mut table = table();
     if table.is_empty() {
-        return 0;
+        return Some(0);
     }
     // Taken before the stop, so that no stopped thread holds them.
     let transit = super::transit();
@@ -144,7 +146,7 @@ fn collect_from(caller: usize) -> usize {
     let held = parcel::held();
     let mut marking = Marking::new(&table);
     let sight = TaskSight { worker_tp, worker_rsp };
-    let Some(mut scratch) = Scratch::new(sight) else { return table.len() };
+    let mut scratch = Scratch::new(sight)?;
     scratch.set_caller_from(caller);
     let mut complete = false;
     let stopped = cluster().hold_residents(|residents| {
@@ -179,8 +181,7 @@ fn collect_from(caller: usize) -> usize {
     drop(stacks);
     drop(transit);
     if stopped.is_none() || !complete {
-        // A thread could not be stopped (it blocks the signal), or not all was seen: all stays.
-        return table.len();
+        return None;
     }
     let mut reached = marking.reached.into_iter();
     let all = std::mem::take(&mut *table);
@@ -193,7 +194,7 @@ fn collect_from(caller: usize) -> usize {
             kept.drop_all();
         }
     }
-    table.len()
+    Some(table.len())
 }
 
 impl Marking {
