@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -33,6 +34,9 @@ impl Run {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // Of its own, with its parent outside: in a group that nobody is left to resume, as the
+            // tests' may be, the kernel ignores a stop.
+            .process_group(0)
             .spawn()
             .unwrap();
         let stdout = BufReader::new(launcher.stdout.take().unwrap());

@@ -47,9 +47,9 @@ fn what_is_too_long_for_the_wire_is_refused_and_nothing_hangs() {
         0,
         &[
             "weigh here gives 68157440",
-            "weigh far fails: the task never began: its arguments came to 68157444 bytes",
+            "weigh far fails: the task never began: its arguments came to 68157445 bytes",
             "swell here gives 68157440",
-            "swell far fails: the task panicked: its result came to 68157444 bytes",
+            "swell far fails: the task panicked: its result came to 68157445 bytes",
             "swell a bit gives 8388608",
         ],
     );
