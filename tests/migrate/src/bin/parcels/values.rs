@@ -30,6 +30,7 @@ pub fn sum(map: &Map) -> u64 {
 struct Node {
     name: String,
     parent: *const Node,
+    #[expect(clippy::vec_box, reason = "their own children point to them")]
     children: Vec<Box<Node>>,
 }
 
