@@ -25,6 +25,7 @@ use migrt_proto::transfer::{Page, PageHash, Run};
 use migrt_proto::wire::ShipSlot;
 
 use super::copies::{CopySlot, take_slot};
+use super::hashes::Hashes;
 use crate::migrate::hash;
 use crate::net::Part;
 
@@ -41,9 +42,9 @@ pub(crate) struct Base {
     /// address in it would be a reference to what it describes.
     pages: BTreeMap<Page, Page>,
     /// Pages that were not copied yet, and what they hashed to at the departure.
-    thin: BTreeMap<Page, PageHash>,
+    thin: Hashes,
     /// Pages of which there is no copy and will be none.
-    torn: BTreeMap<Page, PageHash>,
+    torn: Hashes,
     slots: Vec<Arc<CopySlot>>,
     /// Taken beforehand, and empty still.
     spare: Vec<Arc<CopySlot>>,
@@ -110,7 +111,7 @@ impl Base {
             page = next_known;
         }
         if !self.thin.is_empty() {
-            new.iter().for_each(|entry| _ = self.thin.remove(&entry.0));
+            new.iter().for_each(|entry| self.thin.remove(entry.0));
         }
         self.pages.extend(new);
         Some(())
@@ -149,7 +150,7 @@ impl Base {
             page = next_known;
         }
         if !self.thin.is_empty() {
-            new.iter().for_each(|entry| _ = self.thin.remove(&entry.0));
+            new.iter().for_each(|entry| self.thin.remove(entry.0));
         }
         self.pages.extend(new);
         Some(())
@@ -256,7 +257,7 @@ impl Base {
     /// The page is none of the task's any more: zeros.
     pub(crate) fn remove(&mut self, page: Page) {
         self.pages.remove(&page);
-        self.thin.remove(&page);
+        self.thin.remove(page);
     }
 
     /// Pages that were not sent, since the target had them with these hashes.

@@ -20,6 +20,7 @@
 mod base;
 mod collect;
 mod copies;
+mod hashes;
 mod merge;
 pub(crate) mod shelf;
 

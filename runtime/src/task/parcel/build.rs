@@ -4,6 +4,7 @@ use std::panic::panic_any;
 
 use super::keep::{self, Head, Keep, State};
 use super::{Parcel, ParcelError, hold, is_here};
+use crate::census;
 use crate::cluster::home;
 use crate::config::Audit;
 use crate::error::JoinError;
@@ -146,7 +147,7 @@ pub(super) fn look(header: &Header) -> Option<String> {
     }
     let audit = crate::node::node().config.audit;
     if audit != Audit::Off
-        && let Some(hit) = audit::scan_parcel(header)
+        && let Some(hit) = census::clearing(|| audit::scan_parcel(header))
     {
         if audit == Audit::Strict {
             return Some(hit.in_parcel());
