@@ -32,8 +32,9 @@ const AGE: Duration = Duration::from_millis(800);
 /// ... or this many, or hold this much memory, whichever comes first.
 const COUNT_MAX: usize = 128;
 const BYTE_COUNT_MAX: usize = 16 << 20;
-/// What looked reached is looked at once more after this.
-const SECOND: Duration = Duration::from_millis(200);
+/// What looked reached is looked at once more after this, and then ever more rarely.
+const AGAIN: Duration = Duration::from_millis(200);
+const AGAIN_MAX: Duration = Duration::from_secs(30);
 /// Whoever has just left remains may have their addresses on its stack for so long.
 const GRACE: Duration = Duration::from_millis(10);
 /// The collector looks this often, and rests at least [`SHARE`] times as long as a run took.
@@ -52,6 +53,22 @@ pub(super) fn ask() {
     }
 }
 
+/// Waits until there are new remains, or for so long. Whether there are.
+fn wait_until_asked(at_most: Option<Duration>) -> bool {
+    let mut asked = ASKED.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let until = at_most.map(|pause| Instant::now() + pause);
+    while !*asked {
+        asked = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+            None => ASKED.1.wait(asked).unwrap_or_else(PoisonError::into_inner),
+            Some(Duration::ZERO) => return false,
+            Some(rest) => {
+                ASKED.1.wait_timeout(asked, rest).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+    }
+    std::mem::take(&mut *asked)
+}
+
 /// Starts the collector's thread, once.
 pub(crate) fn start_collector() -> std::io::Result<()> {
     if RUNNING.swap(true, Ordering::SeqCst) {
@@ -60,34 +77,32 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
     crate::migrate::later::start()?;
     crate::thread::start("migrt-collector", || {
         census::clear_always();
-        let mut is_second = false;
         // What the last look has left: it is not looked at again and again for being much.
         let mut floor = (0, 0);
+        // When to look once more, though nothing has left since.
+        let mut again = None;
         loop {
-            let mut asked = ASKED.0.lock().unwrap_or_else(PoisonError::into_inner);
-            while !*asked {
-                asked = ASKED.1.wait(asked).unwrap_or_else(PoisonError::into_inner);
-            }
-            *asked = false;
-            drop(asked);
-            let first = Instant::now();
-            std::thread::sleep(GRACE);
-            let age = if is_second { SECOND } else { AGE };
-            while first.elapsed() < age
-                && !super::is_much(COUNT_MAX + floor.0, BYTE_COUNT_MAX + floor.1)
-            {
-                std::thread::sleep(PERIOD);
+            let is_asked = wait_until_asked(again);
+            if is_asked {
+                let first = Instant::now();
+                std::thread::sleep(GRACE);
+                while first.elapsed() < AGE
+                    && !super::is_much(COUNT_MAX + floor.0, BYTE_COUNT_MAX + floor.1)
+                {
+                    std::thread::sleep(PERIOD);
+                }
             }
             let since = Instant::now();
             let left = collect();
             super::fill_bases();
             floor = super::held();
-            // What looked like a reference may be gone when it is looked at once more.
-            is_second = left.is_some_and(|left| left > 0) && !is_second;
-            // Nor does a look that could not be taken settle anything.
-            if is_second || left.is_none() {
-                ask();
-            }
+            // What looked like a reference may be gone when it is looked at once more; and a look that
+            // could not be taken settles nothing.
+            again = match (left, again) {
+                (Some(0), _) => None,
+                (_, Some(pause)) if !is_asked => Some((2 * pause).min(AGAIN_MAX)),
+                _ => Some(AGAIN),
+            };
             let took = since.elapsed();
             tracing::trace!(left, ?took, "remains collected");
             census::clear_stack();

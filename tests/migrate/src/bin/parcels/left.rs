@@ -199,12 +199,19 @@ pub fn at_baseline(
     what(count.min(100))?;
     let before = measure(2)?;
     what(count)?;
-    let after = measure(2)?;
-    println!("KiB and slots before {before:?} after {after:?}");
-    for (before, after) in before.iter().zip(&after) {
-        assert!(after.0 < before.0 + RESIDENT_SLACK_KIB, "memory has grown");
-        assert!(after.1 < before.1 + SLOT_SLACK, "slots are missing");
+    let is_back = |after: &[(u64, u64)]| {
+        let mut pairs = before.iter().zip(after);
+        pairs.all(|(b, a)| a.0 < b.0 + RESIDENT_SLACK_KIB && a.1 < b.1 + SLOT_SLACK)
+    };
+    let mut after = measure(2)?;
+    for _ in 0..5 {
+        if is_back(&after) {
+            break;
+        }
+        after = measure(2)?;
     }
+    println!("KiB and slots before {before:?} after {after:?}");
+    assert!(is_back(&after), "memory has grown, or slots are missing");
     Ok(())
 }
 
