@@ -23,8 +23,6 @@ use crate::task::promise::SlotPromise;
 
 /// How long an arriving task waits for the release of its own old copy.
 const RELEASE_PATIENCE: Duration = Duration::from_millis(50);
-/// How often it looks meanwhile whether others' remains have gone.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// What has been taken for the copy so far.
 #[derive(Debug, Default)]
@@ -237,6 +235,7 @@ impl Copy {
     /// task's remains are looked at again: mostly nothing reaches them any more.
     fn take_over(&mut self, slot: SlotId, task: TaskId) -> Result<(), String> {
         let patience = Instant::now() + RELEASE_PATIENCE;
+        let mut collected = false;
         loop {
             let adopted = match self.is_own(slot) {
                 true => pool::global().adopt_over_remains(slot),
@@ -246,17 +245,18 @@ impl Copy {
                 Ok(()) => return Ok(()),
                 Err(Conflict::InUse(_)) if Instant::now() < patience => std::thread::yield_now(),
                 Err(Conflict::Remains(_)) if shelf::drop_slot_of_other(slot, task) => {}
-                Err(Conflict::Remains(_)) if Instant::now() < patience => {
+                Err(Conflict::Remains(_)) if !self.has_old() && Instant::now() < patience => {
                     // Its own, kept just now, or another's.
-                    if !self.has_old() {
-                        self.kept = remains::take(task);
-                        if self.kept.is_none() {
-                            self.shelved = shelf::take(task);
-                        }
+                    self.kept = remains::take(task);
+                    if self.kept.is_none() {
+                        self.shelved = shelf::take(task);
                     }
-                    if !self.is_own(slot) && !remains::collect_if_due() {
-                        std::thread::sleep(LOOK_EVERY);
+                    if !self.has_old() && !std::mem::replace(&mut collected, true) {
+                        remains::collect_if_due();
                     }
+                }
+                Err(Conflict::Remains(_)) if !std::mem::replace(&mut collected, true) => {
+                    remains::collect_if_due();
                 }
                 Err(conflict) => return Err(conflict.to_string()),
             }

@@ -124,19 +124,15 @@ struct Marking {
 }
 
 /// [`collect`], unless that was done just now: for a thread that must not stop the world again and
-/// again. Whether it was done.
-pub(crate) fn collect_if_due() -> bool {
-    const REST: Duration = Duration::from_millis(15);
-    static DUE: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut due = DUE.lock().unwrap_or_else(PoisonError::into_inner);
-    let since = Instant::now();
-    if due.is_some_and(|due| since < due) {
-        return false;
+/// again.
+pub(crate) fn collect_if_due() {
+    const REST: Duration = Duration::from_millis(300);
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_none_or(|last| last.elapsed() > REST) {
+        collect();
+        *last = Some(Instant::now());
     }
-    collect();
-    let took = since.elapsed();
-    *due = Some(Instant::now() + REST.max(took * SHARE));
-    true
 }
 
 /// Drops the remains that nothing reaches; how many are left. `None`: a thread could not be stopped (it

@@ -11,6 +11,7 @@ use migrt_proto::transfer::{Page, PageHash};
 
 /// See the module.
 #[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "an empty map in place is what must not be")]
 pub(super) struct Hashes(Option<Box<BTreeMap<Page, PageHash>>>);
 
 static NONE: BTreeMap<Page, PageHash> = BTreeMap::new();

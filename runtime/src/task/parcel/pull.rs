@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use migrt_proto::TaskId;
 use migrt_proto::wire::{Answer, Ask, Refusal, Strategy};
@@ -141,7 +141,7 @@ pub(super) fn bring_all(ids: &[TaskId]) -> Result<(), String> {
 }
 
 fn bring(id: TaskId) -> Result<(), String> {
-    let mut waited = Duration::ZERO;
+    let since = Instant::now();
     loop {
         match wait_for_sight(id) {
             Sight::Here => return Ok(()),
@@ -152,8 +152,7 @@ fn bring(id: TaskId) -> Result<(), String> {
         let strategy = Strategy::StopCopy;
         match ask::ask(id, Ask::Move { target: here(), strategy }) {
             Answer::Move(Ok(_)) => {}
-            Answer::Move(Err(why)) if may_pass(&why) && waited < PATIENCE => {
-                waited += PAUSE;
+            Answer::Move(Err(why)) if may_pass(&why) && since.elapsed() < PATIENCE => {
                 sleep(PAUSE);
             }
             Answer::Move(Err(why)) => return Err(format!("a parcel ({id}) cannot be had: {why}")),
