@@ -132,9 +132,10 @@ async fn receive(hub: &Hub, link: &Link, mut reader: FrameReader) -> Result<(), 
     }
     hub.touch();
     let mut sink = SinkGuard(Some(hub.handler.bulk_open(link.peer, reader.frame())));
-    let (first, stream) = reader.rest();
     let mut blocks = Unpacker::default();
-    let mut result = blocks.take(first, &mut |bytes| sink.chunk(bytes));
+    let mut result = blocks.take(reader.rest().0, &mut |bytes| sink.chunk(bytes));
+    // The stream may stay open for long, and what came beside its first bytes with it.
+    let stream = reader.rest_of_stream();
     while result.is_ok() {
         // An array of empty buffers of the type that quinn wants.
         let mut bufs: [_; 32] = Default::default();

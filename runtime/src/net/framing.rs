@@ -59,6 +59,10 @@ impl FrameReader {
                 self.current = current;
                 return Ok(true);
             }
+            // Not kept while it waits: it is part of a batch of packets, and whatever else has come with
+            // them stays in memory for as long. If that was a task's pages, they would look like
+            // references to what the task has left.
+            self.chunk = None;
             self.chunk =
                 self.stream.read_chunk(usize::MAX, true).await.map_err(FrameError::Read)?;
             self.used = 0;
@@ -85,6 +89,13 @@ impl FrameReader {
     pub(super) fn rest(&mut self) -> (&[u8], &mut RecvStream) {
         let rest = self.chunk.as_ref().map_or(&[][..], |chunk| &chunk.bytes[self.used..]);
         (rest, &mut self.stream)
+    }
+
+    /// The stream, behind the bytes that have come; these are dropped.
+    pub(super) fn rest_of_stream(&mut self) -> &mut RecvStream {
+        self.chunk = None;
+        self.current = Current::None;
+        &mut self.stream
     }
 
     /// Uses up what is left of the chunk; the next message's place if it is complete.

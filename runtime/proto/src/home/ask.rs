@@ -24,7 +24,7 @@ impl Home {
             return None;
         };
         if let Some(outcome) = entry.outcome.as_deref() {
-            let node = if let Outcome::Lost { node, .. } = outcome { *node } else { entry.at.node };
+            let node = if let Outcome::Lost { node, .. } = outcome { *node } else { entry.node };
             let answer = match ask {
                 Ask::Move { .. } => Answer::Move(Err(Refusal::Ended)),
                 Ask::Info => {
@@ -42,7 +42,7 @@ impl Home {
             cx.out.frame(asker.node, Frame::Answer { task, asker, answer });
             return None;
         }
-        let at = entry.at;
+        let at = entry.at();
         let asks = &mut entry.more().asks;
         if asks.iter().all(|pending| pending.asker != asker) {
             asks.push(Pending { asker, ask, sent_to: at });
@@ -66,7 +66,7 @@ impl Home {
         asker: Asker,
         ask: Ask,
     ) -> Option<Place> {
-        let at = self.table.get(task.sequence())?.at;
+        let at = self.table.get(task.sequence())?.at();
         let pending = self.take_pending(task, asker)?;
         if at == from {
             answered(cx, task, asker, ask, Refusal::UnknownTask);
@@ -80,7 +80,7 @@ impl Home {
     /// Questions that were put to a dead place the task had left (or was leaving) are put again, or answered.
     pub(super) fn place_died(&mut self, cx: &mut Cx<'_>, task: TaskId, dead: Place) {
         let Some(entry) = self.table.get_mut(task.sequence()) else { return };
-        let at = entry.at;
+        let at = entry.at();
         let Some(more) = entry.more.as_deref_mut() else { return };
         for index in (0..more.asks.len()).rev() {
             let Pending { asker, ask, sent_to } = more.asks[index];

@@ -22,7 +22,7 @@ use table::Table;
 use crate::{
     action::{Action, Cx, Fault},
     death::Deaths,
-    id::{Asker, Epoch, Generation, NodeId, Place, TaskId},
+    id::{Asker, Epoch, Generation, Incarnation, NodeId, Place, TaskId},
     wire::{Ask, BYTES_LEN_MAX, Frame, Outcome, Refusal, Verdict},
 };
 
@@ -34,12 +34,27 @@ pub(crate) struct Home {
 
 #[derive(Debug)]
 pub(crate) struct Entry {
-    at: Place,
-    epoch: Epoch,
+    /// Where the task is. No `Place`: that has bytes that nobody writes, and there are many entries for
+    /// long; what lay there before may look like an address to whoever scans the node's memory.
+    incarnation: Incarnation,
+    node: NodeId,
     cancel: bool,
     detached: bool,
+    epoch: Epoch,
     outcome: Option<Box<Outcome>>,
     more: Option<Box<More>>,
+}
+
+const _: () = assert!(size_of::<Entry>() == 32, "no bytes between the fields");
+
+impl Entry {
+    fn at(&self) -> Place {
+        Place { node: self.node, incarnation: self.incarnation }
+    }
+
+    fn located(&mut self, at: Place, epoch: Epoch) {
+        (self.node, self.incarnation, self.epoch) = (at.node, at.incarnation, epoch);
+    }
 }
 
 /// What most tasks never need.
@@ -79,7 +94,8 @@ impl Home {
 
     pub(crate) fn spawn(&mut self, generation: Generation, at: Place) -> TaskId {
         let entry = Entry {
-            at,
+            incarnation: at.incarnation,
+            node: at.node,
             epoch: Epoch::FIRST,
             cancel: false,
             detached: false,
@@ -92,7 +108,7 @@ impl Home {
     /// Where the task is, as far as is known; `None` if it has ended or is unknown.
     pub(crate) fn place(&self, task: TaskId) -> Option<(Place, Epoch)> {
         let entry = self.table.get(task.sequence())?;
-        entry.outcome.is_none().then_some((entry.at, entry.epoch))
+        entry.outcome.is_none().then_some((entry.at(), entry.epoch))
     }
 
     /// The outcome if the task has ended; it stays.
@@ -127,7 +143,7 @@ impl Home {
         if epoch <= entry.epoch {
             return;
         }
-        (entry.at, entry.epoch) = (at, epoch);
+        entry.located(at, epoch);
         if entry.cancel {
             cx.out.frame(at.node, Frame::StopTask { task });
         }
@@ -255,7 +271,7 @@ impl Home {
             && !entry.cancel
         {
             entry.cancel = true;
-            cx.out.frame(entry.at.node, Frame::StopTask { task });
+            cx.out.frame(entry.node, Frame::StopTask { task });
         }
     }
 
@@ -291,7 +307,7 @@ impl Home {
             if entry.outcome.is_some() {
                 continue;
             }
-            if entry.at == dead {
+            if entry.at() == dead {
                 self.end(cx, task, Outcome::Lost { node: dead.node, missing_pages: 0 });
                 continue;
             }
@@ -312,8 +328,8 @@ impl Home {
         let Some(entry) = self.table.get_mut(task.sequence()) else { return };
         let Some(Doubt { source, epoch, .. }) = entry.more().doubt.take() else { return };
         let verdict = match cx.members.place(source) {
-            Some(place) if place == entry.at && entry.epoch < epoch => {
-                (entry.at, entry.epoch) = (place, epoch.after_doubt());
+            Some(place) if place == entry.at() && entry.epoch < epoch => {
+                entry.located(place, epoch.after_doubt());
                 Verdict::GoOn { epoch: entry.epoch }
             }
             _ => Verdict::Taken,
