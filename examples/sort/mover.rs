@@ -37,7 +37,8 @@ impl<R> Movable for JoinHandle<R> {
     }
 
     fn migrate(&self, target: NodeId) -> migrt::Result<()> {
-        JoinHandle::migrate(self, target)
+        // At a stop: a bucket is short, and sorted before rounds of its pages are over.
+        self.migrate_by(target, migrt::Strategy::StopCopy)
     }
 }
 
