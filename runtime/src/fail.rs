@@ -1,8 +1,9 @@
 //! Points where a test can have this process killed or stopped: each step of a hand-off has one.
 //!
 //! `MIGRT_FAIL=target.installed=kill@3` kills the process the third time it comes by; `=stop` stops
-//! it (SIGSTOP); `target.told=forget` drops what was kept of a task each time that was told. `n1:` before it means node 1 only: the nodes of a local cluster share one
-//! environment. Without the variable a point is one load and one branch.
+//! it (SIGSTOP); `target.told=forget` drops what was kept of a task each time that was told;
+//! `source.lingers=dawdle` has what watches a departed task's pages end two seconds later. `n1:` before it means node 1
+//! only: the nodes of a local cluster share one environment. Without the variable a point is one load and one branch.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -27,6 +28,7 @@ enum Deed {
     Kill,
     Stop,
     Forget,
+    Dawdle,
 }
 
 /// The names that exist, in the order of a move; a plan for another one is an error at start.
@@ -52,6 +54,7 @@ pub(crate) const POINTS: &[&str] = &[
     "target.arrived",
     "target.whole",
     "source.acked",
+    "source.lingers",
 ];
 
 /// Reads `MIGRT_FAIL`.
@@ -61,9 +64,9 @@ pub(crate) fn arm(node: u16) -> Result<()> {
         Error::new(
             Kind::Config,
             format!(
-                "MIGRT_FAIL is to be POINT=kill, POINT=stop or target.told=forget, maybe with n1: before it (node 1 \
-                 only) and @N after it (the N-th time), POINT one of {}; but is {text:?}: correct \
-                 or unset it",
+                "MIGRT_FAIL is to be POINT=kill, POINT=stop, target.told=forget or \
+                 source.lingers=dawdle, maybe with n1: before it (node 1 only) and @N after it (the \
+                 N-th time), POINT one of {}; but is {text:?}: correct or unset it",
                 POINTS.join(", ")
             ),
         )
@@ -86,6 +89,7 @@ fn parse(text: &str) -> Option<Plan> {
         "kill" => Deed::Kill,
         "stop" => Deed::Stop,
         "forget" if point == "target.told" => Deed::Forget,
+        "dawdle" if point == "source.lingers" => Deed::Dawdle,
         _ => return None,
     };
     if !POINTS.contains(&point) {
@@ -105,7 +109,18 @@ pub(crate) fn is_armed() -> bool {
 #[inline]
 pub(crate) fn forgets(name: &str) -> bool {
     point(name);
-    is_armed() && PLAN.get().is_some_and(|plan| plan.deed == Deed::Forget && plan.point == name)
+    is_to(Deed::Forget, name)
+}
+
+/// Passes the point; whether what is to be done there soon is to be done late.
+#[inline]
+pub(crate) fn dawdles(name: &str) -> bool {
+    point(name);
+    is_to(Deed::Dawdle, name)
+}
+
+fn is_to(deed: Deed, name: &str) -> bool {
+    is_armed() && PLAN.get().is_some_and(|plan| plan.deed == deed && plan.point == name)
 }
 
 /// Passes the point.
@@ -118,7 +133,8 @@ pub(crate) fn point(name: &str) {
 
 #[cold]
 fn strike(name: &str) {
-    let Some(plan) = PLAN.get().filter(|plan| plan.deed != Deed::Forget) else { return };
+    let strikes = |plan: &&Plan| matches!(plan.deed, Deed::Kill | Deed::Stop);
+    let Some(plan) = PLAN.get().filter(strikes) else { return };
     if plan.point != name || plan.seen.fetch_add(1, Ordering::SeqCst) + 1 != plan.at {
         return;
     }

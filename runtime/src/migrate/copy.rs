@@ -122,12 +122,13 @@ impl Copy {
         {
             return Err(format!("the guard of {slot} cannot be installed"));
         }
+        // The slots are taken: whoever left them here has been let go, with what watches them.
+        watch::end_lingering(&self.slots);
         if let Some(kept) = self.kept.take() {
             if !is_first {
                 self.kept = Some(kept);
                 return Err("remains turned up in the middle of a shipment".to_owned());
             }
-            watch::end_lingering();
             self.merge = Some(Merge::new(kept));
         }
         if let Some(shelved) = self.shelved.take() {
@@ -135,7 +136,6 @@ impl Copy {
                 self.shelved = Some(shelved);
                 return Err("remains turned up in the middle of a shipment".to_owned());
             }
-            watch::end_lingering();
             self.over = Some(Over::new(shelved));
         }
         if let Some(over) = &mut self.over {

@@ -14,7 +14,6 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use migrt_iso::PAGE_LEN;
 use migrt_proto::transfer::{self, AutoInput, Limits, Rounds, RoundsRecord, Step};
@@ -32,17 +31,6 @@ use crate::net::Hurry;
 use crate::task::body::MobileBody;
 use crate::task::header::Header;
 use crate::task::record::TaskRef;
-
-/// How long a departed task's pages are watched on.
-const LINGER: Duration = Duration::from_millis(20);
-
-/// Rounds of tasks that have left, whose pages are watched still. Nobody else may watch them before
-/// that has ended.
-static LINGERING: Mutex<Vec<Arc<Copying>>> = Mutex::new(Vec::new());
-
-fn lingering() -> MutexGuard<'static, Vec<Arc<Copying>>> {
-    LINGERING.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The rounds of one try of a move.
 #[derive(Debug)]
@@ -74,6 +62,8 @@ struct State {
     is_last: bool,
     /// Nothing is to be done any more: called off, ended, or shipped.
     over: bool,
+    /// The task has left, and the watch ends by itself.
+    lingers: bool,
 }
 
 impl Copying {
@@ -87,10 +77,7 @@ impl Copying {
         first: Checkpoint,
     ) -> bool {
         // The task may have been here just now, and have come back.
-        for other in std::mem::take(&mut *lingering()) {
-            other.watch.close();
-        }
-        watch::end_lingering();
+        watch::end_lingering(&first.slots);
         let body = task.mobile().expect("only mobile tasks move");
         let mut journey = body.journey();
         let (offer, known) = (journey.offer.clone(), journey.known.take());
@@ -192,8 +179,9 @@ impl Copying {
 
     /// The task is another node's: as [`Copying::end`], and the watching ends a little later, since
     /// ending it takes the kernel milliseconds that the hand-off needs.
-    pub(crate) fn end_later(self: &Arc<Copying>) {
-        lingering().push(self.clone());
+    pub(crate) fn end_later(&self) {
+        watch::end_later(self.watch.clone());
+        self.state().lingers = true;
         self.end();
     }
 
@@ -216,11 +204,9 @@ impl Copying {
                 state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
-        if lingering().iter().any(|other| std::ptr::eq(&raw const **other, self)) {
-            std::thread::sleep(LINGER);
-            lingering().retain(|other| !std::ptr::eq(&raw const **other, self));
+        if !self.state().lingers {
+            self.watch.close();
         }
-        self.watch.close();
         // Dropped, which breaks the stream off if it was not finished.
         let mut work = self.work();
         work.is_called_off.store(work.feed.is_some(), Ordering::Relaxed);

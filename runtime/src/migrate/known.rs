@@ -129,7 +129,7 @@ impl Known {
     }
 
     fn hash_all(&self) -> Result<(), String> {
-        watch::end_lingering();
+        watch::end_lingering(&self.place.slots);
         let mut state = self.state();
         if self.is_settled() {
             return Ok(());

@@ -240,41 +240,42 @@ impl Lacking {
         }
         let mut wake = Vec::new();
         let mut rest = bytes;
+        let mut done = Ok(());
         for item in &section.slots {
             let pages = pages_of(std::slice::from_ref(item)).ok_or(BAD)?;
             for run in pages.runs() {
                 let (these, after) = rest.split_at(run.count as usize * PAGE_LEN);
                 rest = after;
-                let arrived = state.missing.arrived(&[run], way);
-                for part in arrived.install.runs() {
-                    let from = (part.first.0 - run.first.0) as usize * PAGE_LEN;
-                    let these = &these[from..from + part.count as usize * PAGE_LEN];
-                    kernel
-                        .install(addr_of(part.first), these, Mark::Dirty, &mut |_, _| ())
-                        .map_err(|error| error.to_string())?;
+                if done.is_ok() {
+                    done = state.install(run, way, &mut wake, |part| {
+                        let from = (part.first.0 - run.first.0) as usize * PAGE_LEN;
+                        let these = &these[from..from + part.count as usize * PAGE_LEN];
+                        kernel.install(addr_of(part.first), these, Mark::Dirty, &mut |_, _| ())
+                    });
                 }
-                wake.extend(arrived.wake);
             }
         }
         for run in zero.runs() {
-            let arrived = state.missing.arrived(&[run], way);
-            for part in arrived.install.runs() {
-                let len = part.count as usize * PAGE_LEN;
-                kernel
-                    .install_zero(addr_of(part.first), len, &mut |_, _| ())
-                    .map_err(|error| error.to_string())?;
+            if done.is_err() {
+                break;
             }
-            wake.extend(arrived.wake);
+            done = state.install(run, way, &mut wake, |part| {
+                let len = part.count as usize * PAGE_LEN;
+                kernel.install_zero(addr_of(part.first), len, &mut |_, _| ())
+            });
         }
+        // If not all could be installed, whoever waited for what could not asks again.
         let wakers = state.take_wakers(&wake);
         crate::fail::point("target.arrived");
-        let ack = PageAck { task: self.task, epoch: self.epoch, chunks: vec![chunk] };
-        self.request(&mut state, PageFrame::Ack(ack));
+        if done.is_ok() {
+            let ack = PageAck { task: self.task, epoch: self.epoch, chunks: vec![chunk] };
+            self.request(&mut state, PageFrame::Ack(ack));
+        }
         drop(state);
         sleepers::wake();
         wakers.into_iter().for_each(Waker::wake);
         self.settle();
-        Ok(())
+        done
     }
 
     /// As [`arrived`](Self::arrived), for an arrival that waits for all its pages before it runs: the

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use migrt_iso::KernelError;
 use migrt_iso::missing::Missing as Kernel;
-use migrt_proto::transfer::{Missing, Page, PageSet, Waiter};
+use migrt_proto::transfer::{Missing, Page, PageSet, Run, Waiter, Way};
 
 use crate::net::BulkFeed;
 use crate::task::body::Doom;
@@ -45,6 +46,28 @@ pub(super) enum Stage {
 }
 
 impl State {
+    /// Pages of `run` came: those that are missing are installed, and whoever waits for them is to be woken. What
+    /// cannot be installed stays missing, whatever the kernel did with it.
+    pub(super) fn install(
+        &mut self,
+        run: Run,
+        way: Way,
+        wake: &mut Vec<Waiter>,
+        mut install: impl FnMut(Run) -> Result<usize, KernelError>,
+    ) -> Result<(), String> {
+        let arrived = self.missing.arrived(&[run], way);
+        wake.extend(arrived.wake);
+        let mut parts = arrived.install.runs();
+        while let Some(part) = parts.next() {
+            if let Err(error) = install(part) {
+                let left: PageSet = std::iter::once(part).chain(parts).collect();
+                self.missing.refused(&left, way);
+                return Err(error.to_string());
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn take_wakers(&mut self, waiters: &[Waiter]) -> Vec<Waker> {
         waiters.iter().filter_map(|waiter| self.waiters.remove(&waiter.0)).collect()
     }

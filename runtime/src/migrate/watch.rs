@@ -16,12 +16,14 @@ use migrt_proto::transfer::{PageSet, Run};
 use super::later;
 use super::remains::{addr_of, number_of};
 use super::rounds::Checkpoint;
+use crate::fail;
 
 /// How long a departed task's pages are watched on: to end it takes the kernel milliseconds that the
 /// hand-off needs.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// Watches of tasks that have left. Nobody else may watch those pages before they have ended.
+/// Watches of tasks that have left. To end one takes the registration of its pages away, whoever has
+/// made it: so nobody else may watch them, or wait for missing ones, before these have ended.
 static LINGERING: Mutex<Vec<Arc<Watch>>> = Mutex::new(Vec::new());
 
 fn lingering() -> MutexGuard<'static, Vec<Arc<Watch>>> {
@@ -31,14 +33,17 @@ fn lingering() -> MutexGuard<'static, Vec<Arc<Watch>>> {
 /// Ends a watch a little later.
 pub(super) fn end_later(watch: Arc<Watch>) {
     lingering().push(watch);
-    later::after(LINGER, end_lingering);
+    let linger = if fail::dawdles("source.lingers") { Duration::from_secs(2) } else { LINGER };
+    later::after(linger, || lingering().drain(..).for_each(|watch| watch.close()));
 }
 
-/// Ends those that linger now.
-pub(super) fn end_lingering() {
+/// Ends those that linger in any of these slots now.
+pub(super) fn end_lingering(slots: &[SlotId]) {
     // Held until they have ended: who comes second may watch pages too.
     let mut all = lingering();
-    all.drain(..).for_each(|watch| watch.close());
+    for watch in all.extract_if(.., |watch| slots.iter().any(|&slot| watch.has(slot))) {
+        watch.close();
+    }
 }
 
 /// See the module.

@@ -3,9 +3,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use quinn::VarInt;
 
@@ -99,21 +101,18 @@ impl fmt::Debug for BulkFeed {
 }
 
 impl Queue {
-    async fn next(&self) -> Result<(Vec<Part>, SyncSender<()>), End> {
-        std::future::poll_fn(|cx| {
-            let mut state = lock(&self.0);
-            match (state.pieces.pop_front(), state.end) {
-                // Called off: what is queued is not sent any more.
-                (_, Some(End::CalledOff)) => Poll::Ready(Err(End::CalledOff)),
-                (Some(piece), _) => Poll::Ready(Ok(piece)),
-                (None, Some(end)) => Poll::Ready(Err(end)),
-                (None, None) => {
-                    state.writer = Some(cx.waker().clone());
-                    Poll::Pending
-                }
+    fn poll_next(&self, cx: &Context<'_>) -> Poll<Result<(Vec<Part>, SyncSender<()>), End>> {
+        let mut state = lock(&self.0);
+        match (state.pieces.pop_front(), state.end) {
+            // Called off: what is queued is not sent any more.
+            (_, Some(End::CalledOff)) => Poll::Ready(Err(End::CalledOff)),
+            (Some(piece), _) => Poll::Ready(Ok(piece)),
+            (None, Some(end)) => Poll::Ready(Err(end)),
+            (None, None) => {
+                state.writer = Some(cx.waker().clone());
+                Poll::Pending
             }
-        })
-        .await
+        }
     }
 }
 
@@ -149,8 +148,14 @@ async fn send_pieces(
     priority: i32,
 ) -> Result<(), String> {
     let mut writer = BulkWriter::open(hub, link, header, priority, Vec::new()).await?;
+    let mut broken = pin!(writer.broken());
     loop {
-        match queue.next().await {
+        // Heard while there is nothing to write too: what was written may never have been taken.
+        let next = poll_fn(|cx| match broken.as_mut().poll(cx) {
+            Poll::Ready(why) => Poll::Ready(Err(why)),
+            Poll::Pending => queue.poll_next(cx).map(Ok),
+        });
+        match next.await? {
             Ok((piece, written)) => {
                 writer.write(piece).await?;
                 // Nobody may be listening any more.

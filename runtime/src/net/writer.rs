@@ -174,6 +174,12 @@ impl BulkWriter {
         })
     }
 
+    /// Ends when the peer breaks the stream off, or the link is lost: why.
+    pub(super) fn broken(&self) -> impl Future<Output = String> + 'static {
+        let stopped = self.stream.stopped();
+        async move { ended(stopped.await).err().unwrap_or_else(|| "it is over".to_owned()) }
+    }
+
     /// Breaks the stream off.
     pub(super) fn reset(&mut self, code: quinn::VarInt) {
         // Fails only if it is closed already.
@@ -184,11 +190,16 @@ impl BulkWriter {
     pub(super) async fn finish(mut self) -> Result<(), String> {
         // Fails only if the stream is closed, which `stopped` then reports.
         let _ = self.stream.finish();
-        match self.stream.stopped().await {
-            Ok(None) => Ok(()),
-            Ok(Some(_)) => Err("the peer broke it off".to_owned()),
-            Err(StoppedError::ConnectionLost(error)) => Err(describe(&error)),
-            Err(other) => Err(other.to_string()),
-        }
+        ended(self.stream.stopped().await)
+    }
+}
+
+/// How a stream ended.
+fn ended(how: Result<Option<quinn::VarInt>, StoppedError>) -> Result<(), String> {
+    match how {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err("the peer broke it off".to_owned()),
+        Err(StoppedError::ConnectionLost(error)) => Err(describe(&error)),
+        Err(other) => Err(other.to_string()),
     }
 }

@@ -76,6 +76,16 @@ fn a_task_that_is_back_before_anybody_has_looked_brings_what_it_changed() {
     }
 }
 
+/// What watches the pages of a task that has left by pre-copy goes on for a moment. Then the task may be back with pages
+/// missing: what ends late must not take it for whole.
+#[test]
+fn what_still_watches_a_task_that_is_back_by_another_strategy_does_no_harm() {
+    // The rate is so that pages are missing for longer than the rest of that moment.
+    let env = [("MIGRT_FAIL", "source.lingers=dawdle"), ("MIGRT_MOVE_RATE", "4MB")];
+    let (_, trips) = walk("turns", 4, 2, &env);
+    assert!(trips.len() >= 4, "{trips:?}");
+}
+
 #[test]
 fn pages_that_were_freed_and_made_anew_are_right() {
     for strategy in ["stop-copy", "pre-copy", "post-copy"] {

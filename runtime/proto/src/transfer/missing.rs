@@ -14,7 +14,8 @@
 //! 1. A page is asked for at most once per link, and only while it is missing.
 //! 2. What arrives is installed if it is missing and dropped if it is not: the task may have written it since.
 //! 3. A page is no longer missing from the moment `arrived` gives it out. The driver installs before it wakes, and
-//!    whoever faults in between is told [`Fault::Present`] and tries again.
+//!    whoever faults in between is told [`Fault::Present`] and tries again. If it cannot be installed it is given back
+//!    (`refused`) before anybody is woken: a page that is neither here nor missing would be taken for zeros.
 //!
 //! Absent: the pages, and the source's half ([`Push`](super::Push)).
 
@@ -179,6 +180,17 @@ impl Missing {
         self.counts.duplicates += duplicate_count;
         let wake = self.settle(&install);
         Arrived { install, duplicate_count, wake }
+    }
+
+    /// `pages`, which [`arrived`](Missing::arrived) gave out to be installed, could not be: they are missing again, and
+    /// not asked for. Those who waited for them have been woken, and fault again.
+    pub fn refused(&mut self, pages: &PageSet, way: Way) {
+        debug_assert!(pages.intersection(&self.missing).is_empty(), "given out, and not given back");
+        self.missing.add_all(pages);
+        match way {
+            Way::Push => self.counts.by_push -= pages.len(),
+            Way::Demand => self.counts.by_demand -= pages.len(),
+        }
     }
 
     /// The task freed `pages`, or they were written whole: they are not missing any more. Whom to wake.

@@ -4,7 +4,7 @@
 //! each node at the end; exit code 1 if a page was wrong.
 //!
 //! KIND: `rest` changes nothing, `some` one page in a hundred, `all` all; `early` is as `some` but goes on at
-//! once, before anybody has looked at what it left; `churn` frees blocks and makes others in their place;
+//! once, before anybody has looked at what it left; `turns` changes all and goes by rounds and by post-copy in turn; `churn` frees blocks and makes others in their place;
 //! `static` leaves some of them in a static of each node, which goes on changing them; `many` is as `some`, with
 //! other tasks of the same kind beside it; `zero` has many pages that hold zeros, and frees many.
 
@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use migrt::Strategy;
 use migrt_test_migrate::trip::{self, Seeded, mix, next_node};
 
 /// Of a task: 4 MiB.
@@ -123,9 +124,19 @@ fn stop() {
     STOP.store(true, Ordering::Relaxed);
 }
 
+/// There by rounds, back with pages that follow.
+fn in_turn(n: u32) -> Strategy {
+    let rounds = Strategy::PreCopy {
+        max_pause: Duration::from_micros(500),
+        max_rounds: 5,
+        hold_back: true,
+    };
+    if n.is_multiple_of(2) { rounds } else { Strategy::PostCopy }
+}
+
 #[migrt::migratable]
 fn walk(kind: String, seed: u64, trips: u32) -> Result<Vec<String>, String> {
-    let pages_of_block = if matches!(&*kind, "churn" | "static" | "zero") { 2 } else { PAGES };
+    let pages_of_block = if matches!(&*kind, "churn" | "static" | "turns" | "zero") { 2 } else { PAGES };
     let mut heap = Heap::new(seed, pages_of_block);
     let mut lines = Vec::new();
     for n in 0..trips {
@@ -136,6 +147,9 @@ fn walk(kind: String, seed: u64, trips: u32) -> Result<Vec<String>, String> {
             SHARED.lock().expect("not poisoned").push(block);
         }
         let target = next_node();
+        if kind == "turns" {
+            migrt::set_strategy(in_turn(n));
+        }
         for tries in 1.. {
             match migrt::migrate_to(target) {
                 Ok(()) => break,
@@ -147,6 +161,10 @@ fn walk(kind: String, seed: u64, trips: u32) -> Result<Vec<String>, String> {
                 }
             }
         }
+        if kind == "turns" {
+            // Touched late: until then its pages come as they are pushed.
+            migrt::sleep(REST);
+        }
         heap.check().map_err(|why| format!("trip {n}: {why}"))?;
         let moves = migrt::metrics().moves;
         // Others may have come since; it is their like.
@@ -157,12 +175,12 @@ fn walk(kind: String, seed: u64, trips: u32) -> Result<Vec<String>, String> {
             ));
         }
         drop(moves);
-        if kind != "early" {
+        if !matches!(&*kind, "early" | "turns") {
             migrt::sleep(REST);
         }
         match &*kind {
             "rest" => {}
-            "all" => heap.write(PAGES),
+            "all" | "turns" => heap.write(PAGES),
             "churn" => heap.churn(false),
             "zero" => heap.churn(true),
             _ => heap.write(PAGES / 100),
