@@ -439,6 +439,21 @@ fn pages_that_died_at_the_target_are_not_sent() {
 }
 
 #[test]
+fn what_could_not_be_installed_is_missing_again_and_asked_for_again() {
+    let mut missing = Missing::new(pages_of(&[(0, 20)]));
+    assert_eq!(missing.fault(Page(5), Waiter(1)), Fault::Ask(Run::one(Page(5))));
+    let arrived = missing.arrived(&[Run::new(Page(0), 10)], Way::Push);
+    assert_eq!(arrived.wake, [Waiter(1)]);
+    missing.refused(&pages_of(&[(4, 6)]), Way::Push);
+    assert_eq!((missing.pages().len(), missing.counts().by_push), (16, 4));
+    assert_eq!(missing.fault(Page(5), Waiter(1)), Fault::Ask(Run::one(Page(5))), "asked anew");
+    assert_eq!(missing.fault(Page(3), Waiter(2)), Fault::Present, "the others are there");
+    let arrived = missing.arrived(&[Run::new(Page(0), 20)], Way::Push);
+    assert_eq!((arrived.install.len(), arrived.duplicate_count), (16, 4));
+    assert!(missing.is_whole());
+}
+
+#[test]
 fn a_lost_source_wakes_all_who_wait_and_says_what_is_missing() {
     let mut missing = Missing::new(pages_of(&[(0, 50)]));
     assert_eq!(missing.fault(Page(9), Waiter(1)), Fault::Ask(Run::one(Page(9))));

@@ -213,7 +213,8 @@ fn a_word_in_a_static_is_found_in_the_image() {
 #[test]
 fn a_word_in_a_live_block_is_found_and_in_a_freed_one_it_is_not() {
     let _alone = alone();
-    for len in [64, 5000, 3 << 20] {
+    // Another test may get the freed block, whose bytes are live then as they are: once more.
+    let is_gone = |len: usize| {
         let key = Key::new();
         // SAFETY: room for the word; freed once below.
         let block = unsafe {
@@ -227,8 +228,10 @@ fn a_word_in_a_live_block_is_found_and_in_a_freed_one_it_is_not() {
         assert!(!found.contains(&Root::Mapping), "{len}");
         // SAFETY: as above.
         unsafe { libc::free(block.cast()) };
-        let found = holders(key);
-        assert!(found.iter().all(|root| matches!(root, Root::Stack(_))), "{len}: {found:?}");
+        holders(key).iter().all(|root| matches!(root, Root::Stack(_)))
+    };
+    for len in [64, 5000, 3 << 20] {
+        assert!((0..10).any(|_| is_gone(len)), "{len}: found in a freed block each time");
     }
 }
 

@@ -185,7 +185,10 @@ impl Missing {
     /// `pages`, which [`arrived`](Missing::arrived) gave out to be installed, could not be: they are missing again, and
     /// not asked for. Those who waited for them have been woken, and fault again.
     pub fn refused(&mut self, pages: &PageSet, way: Way) {
-        debug_assert!(pages.intersection(&self.missing).is_empty(), "given out, and not given back");
+        debug_assert!(
+            pages.intersection(&self.missing).is_empty(),
+            "given out, and not given back"
+        );
         self.missing.add_all(pages);
         match way {
             Way::Push => self.counts.by_push -= pages.len(),

@@ -46,10 +46,15 @@ fn between_two_messages_there_is_little_bulk_however_much_is_sent() {
     b.log.wait_for(&Event::Frame(0, b"ping".to_vec()));
     let mut marks = lock(&marks).clone();
     marks.push(TOTAL);
-    let most = marks.windows(2).map(|two| two[1] - two[0]).max().unwrap();
+    let mut gaps: Vec<usize> = marks.windows(2).map(|two| two[1] - two[0]).collect();
+    gaps.sort_unstable();
     // Each way: a window under way before the message, and one that is read before it though it came
-    // later. Twice that, since a packet with a message may be lost once (seen on a busy machine: 5).
-    assert!(most <= 8 * WINDOW, "{} MiB of bulk between two of {} pings", most / MIB, marks.len());
+    // later. More only if a packet with a message was lost: on a busy machine, now and then.
+    let late = gaps.len() / 10;
+    let most = gaps[gaps.len() - 1 - late];
+    let in_mib: Vec<usize> = gaps.iter().map(|gap| gap / MIB).collect();
+    assert!(most <= 4 * WINDOW, "MiB of bulk between pings: {in_mib:?}");
+    assert!(gaps[gaps.len() - 1] <= TOTAL / 4, "MiB of bulk between pings: {in_mib:?}");
 }
 
 /// A piece that counts how often it is looked at: when its turn comes, and when it is handed over.
@@ -126,6 +131,23 @@ fn messages_and_urgent_pages_pass_a_limit_that_holds_bulk_up() {
     for (header, len) in lens.iter().filter(|entry| *entry.0 != header) {
         assert!(*len < 3 * MIB, "{len} bytes of {}", String::from_utf8_lossy(header));
     }
+}
+
+#[test]
+fn a_stream_that_the_peer_breaks_off_ends_though_nothing_more_is_written() {
+    let ca = cluster();
+    let strict = Node::start_as(&ca, 1, |probe| probe.sink_limit = 2 * MIB - 1);
+    let (a, _b) = linked(Node::start(&ca, 0), strict);
+    let (done, ended) = std::sync::mpsc::channel();
+    let feed =
+        a.net.open_bulk_at(1, b"too much".to_vec(), 0, Box::new(move |how| _ = done.send(how)));
+    // The peer does not like the last byte, when all has been written.
+    let _ = feed.push(lent(2 * MIB)).recv();
+    let how = ended.recv_timeout(Duration::from_secs(20)).expect("it is told of the end");
+    let why = how.expect_err("it was broken off");
+    assert!(why.contains("the peer broke it off"), "{why}");
+    // Whoever goes on writing is not held up.
+    assert!(feed.push(lent(MIB)).recv().is_err());
 }
 
 #[test]

@@ -126,17 +126,15 @@ fn stop() {
 
 /// There by rounds, back with pages that follow.
 fn in_turn(n: u32) -> Strategy {
-    let rounds = Strategy::PreCopy {
-        max_pause: Duration::from_micros(500),
-        max_rounds: 5,
-        hold_back: true,
-    };
+    let rounds =
+        Strategy::PreCopy { max_pause: Duration::from_micros(500), max_rounds: 5, hold_back: true };
     if n.is_multiple_of(2) { rounds } else { Strategy::PostCopy }
 }
 
 #[migrt::migratable]
 fn walk(kind: String, seed: u64, trips: u32) -> Result<Vec<String>, String> {
-    let pages_of_block = if matches!(&*kind, "churn" | "static" | "turns" | "zero") { 2 } else { PAGES };
+    let pages_of_block =
+        if matches!(&*kind, "churn" | "static" | "turns" | "zero") { 2 } else { PAGES };
     let mut heap = Heap::new(seed, pages_of_block);
     let mut lines = Vec::new();
     for n in 0..trips {
