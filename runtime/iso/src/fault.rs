@@ -13,22 +13,50 @@ const ENDED_MAX: usize = 64;
 /// How often in a row one address is tried again.
 pub(crate) const TRIES_MAX: u32 = 1000;
 
+/// An address that is kept for longer than what lies there. Its bits are inverted: it must not look like
+/// a reference to whoever searches this process for those.
+#[derive(Debug)]
+pub(crate) struct Hidden(AtomicUsize);
+
+impl Hidden {
+    pub(crate) const fn new(addr: usize) -> Hidden {
+        Hidden(AtomicUsize::new(!addr))
+    }
+
+    pub(crate) fn load(&self) -> usize {
+        !self.0.load(SeqCst)
+    }
+
+    pub(crate) fn store(&self, addr: usize) {
+        self.0.store(!addr, SeqCst);
+    }
+
+    pub(crate) fn swap(&self, addr: usize) -> usize {
+        !self.0.swap(!addr, SeqCst)
+    }
+
+    /// Whether it was `from`, and is `to` now.
+    pub(crate) fn replace(&self, from: usize, to: usize) -> bool {
+        self.0.compare_exchange(!from, !to, SeqCst, SeqCst).is_ok()
+    }
+}
+
 /// Ranges in which faults have ended, and tries.
 #[derive(Debug)]
 pub(crate) struct Late {
     /// Start and end of each; a ring.
-    ended: [(AtomicUsize, AtomicUsize); ENDED_MAX],
+    ended: [(Hidden, Hidden); ENDED_MAX],
     next: AtomicUsize,
-    addr: AtomicUsize,
+    addr: Hidden,
     tries: AtomicU32,
 }
 
 impl Late {
     pub(crate) const fn new() -> Late {
         Late {
-            ended: [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; ENDED_MAX],
+            ended: [const { (Hidden::new(0), Hidden::new(0)) }; ENDED_MAX],
             next: AtomicUsize::new(0),
-            addr: AtomicUsize::new(0),
+            addr: Hidden::new(0),
             tries: AtomicU32::new(0),
         }
     }
@@ -37,23 +65,21 @@ impl Late {
     pub(crate) fn ended(&self, addr: usize, len: usize) {
         let (start, end) = &self.ended[self.next.fetch_add(1, SeqCst) % ENDED_MAX];
         // Empty while it changes: a reader finds the old range, the new one, or none.
-        end.store(0, SeqCst);
-        start.store(addr, SeqCst);
-        end.store(addr + len, SeqCst);
+        end.store(0);
+        start.store(addr);
+        end.store(addr + len);
     }
 
     /// Whether a fault at `addr` may come from a range that has ended; counts as a try.
     pub(crate) fn is_late(&self, addr: usize) -> bool {
-        let holds = |(start, end): &(AtomicUsize, AtomicUsize)| {
-            start.load(SeqCst) <= addr && addr < end.load(SeqCst)
-        };
+        let holds = |(start, end): &(Hidden, Hidden)| start.load() <= addr && addr < end.load();
         self.ended.iter().any(holds) && self.try_again(addr)
     }
 
     /// Counts a try at `addr`; false when it has had enough in a row.
     pub(crate) fn try_again(&self, addr: usize) -> bool {
         // Relaxed: a count that only has to end some time.
-        if self.addr.swap(addr, Relaxed) != addr {
+        if self.addr.swap(addr) != addr {
             self.tries.store(0, Relaxed);
         }
         self.tries.fetch_add(1, Relaxed) < TRIES_MAX

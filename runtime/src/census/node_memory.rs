@@ -92,12 +92,13 @@ fn read_again(list: &mut Vec<Mapping>) {
     list.clear();
     let mut text = [0; 16 << 10];
     let whole = for_each_mapping(&mut text, &mut |mapping| {
+        // Not asked about; and the list would lead to whatever a task leaves where a mapping begins.
+        if in_region(mapping.start) {
+            return true;
+        }
         list.push(mapping);
-        // The region is vast, and neither it nor the image is asked about.
-        let is_asked_about = mapping.readable
-            && !in_region(mapping.start)
-            && !image::contains(mapping.start)
-            && mapping.end >> 47 == 0;
+        let is_asked_about =
+            mapping.readable && !image::contains(mapping.start) && mapping.end >> 47 == 0;
         if is_asked_about {
             for granule in mapping.start >> GRANULE_SHIFT..=(mapping.end - 1) >> GRANULE_SHIFT {
                 USED[granule / 64].fetch_or(1 << (granule % 64), Ordering::Relaxed);

@@ -5,19 +5,19 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use crate::fault::Late;
+use crate::fault::{Hidden, Late};
 
 const RANGES_MAX: usize = 4096;
 const FREE: usize = 0;
 const CHANGING: usize = 1;
 
 struct Entry {
-    start: AtomicUsize,
-    end: AtomicUsize,
+    start: Hidden,
+    end: Hidden,
 }
 
 static RANGES: [Entry; RANGES_MAX] =
-    [const { Entry { start: AtomicUsize::new(FREE), end: AtomicUsize::new(0) } }; RANGES_MAX];
+    [const { Entry { start: Hidden::new(FREE), end: Hidden::new(0) } }; RANGES_MAX];
 /// No entry from here on was ever used.
 static USED: AtomicUsize = AtomicUsize::new(0);
 static LATE: Late = Late::new();
@@ -40,11 +40,8 @@ pub fn classify(addr: usize) -> MissingFault {
     // `add` makes an entry known before its range can fault, so a fault's own thread sees it.
     let used = USED.load(SeqCst).min(RANGES_MAX);
     let holds = |entry: &Entry| {
-        let start = entry.start.load(SeqCst);
-        start > CHANGING
-            && start <= addr
-            && addr < entry.end.load(SeqCst)
-            && entry.start.load(SeqCst) == start
+        let start = entry.start.load();
+        start > CHANGING && start <= addr && addr < entry.end.load() && entry.start.load() == start
     };
     if RANGES[..used].iter().any(holds) {
         MissingFault::Missing
@@ -57,11 +54,10 @@ pub fn classify(addr: usize) -> MissingFault {
 
 /// False if the table is full.
 pub(super) fn add(addr: usize, len: usize) -> bool {
-    let claim =
-        |entry: &Entry| entry.start.compare_exchange(FREE, CHANGING, SeqCst, SeqCst).is_ok();
+    let claim = |entry: &Entry| entry.start.replace(FREE, CHANGING);
     let Some(index) = RANGES.iter().position(claim) else { return false };
-    RANGES[index].end.store(addr + len, SeqCst);
-    RANGES[index].start.store(addr, SeqCst);
+    RANGES[index].end.store(addr + len);
+    RANGES[index].start.store(addr);
     USED.fetch_max(index + 1, SeqCst);
     true
 }
@@ -71,8 +67,8 @@ pub(super) fn remove(addr: usize, len: usize) {
     LATE.ended(addr, len);
     let used = USED.load(SeqCst).min(RANGES_MAX);
     for entry in &RANGES[..used] {
-        let is_it = entry.end.load(SeqCst) == addr + len && entry.start.load(SeqCst) == addr;
-        if is_it && entry.start.compare_exchange(addr, FREE, SeqCst, SeqCst).is_ok() {
+        let is_it = entry.end.load() == addr + len && entry.start.load() == addr;
+        if is_it && entry.start.replace(addr, FREE) {
             return;
         }
     }

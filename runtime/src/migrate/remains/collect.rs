@@ -7,14 +7,17 @@
 //! then    remains that a root reaches are scanned in turn; the rest is dropped, or put on the shelf
 //! ```
 //!
-//! A word that looks like an address in a kept slot reaches all that its task left. The world is
-//! stopped for about as long as the node's live memory takes to read; the collector thread runs at
+//! A word that looks like an address in a live block of a task's heap, or among its thread-locals,
+//! reaches all that the task left. Its stack, its header and the heap's own records are nothing that
+//! others may keep the address of. The world is stopped for about as long as the node's live memory takes to read; the collector thread runs at
 //! most a small share of the time.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use migrt_iso::arena::Arena;
 use migrt_iso::{SlotId, page};
 
 use super::{Kept, table};
@@ -117,6 +120,8 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
 struct Marking {
     /// `(slot, which remains)`, ascending.
     index: Vec<(SlotId, usize)>,
+    /// Where the thread-locals of each lie.
+    locals: Vec<Range<usize>>,
     low: usize,
     high: usize,
     reached: Vec<bool>,
@@ -222,7 +227,18 @@ impl Marking {
         let low = index.iter().map(|(slot, _)| slot.base()).min().unwrap_or(0);
         let high = index.iter().map(|(slot, _)| slot.base() + slot.len()).max().unwrap_or(0);
         let count = table.len();
-        Marking { index, low, high, reached: vec![false; count], work: Vec::with_capacity(count) }
+        let locals = |kept: &Kept| {
+            let layout = Layout { slot: kept.slots[0] };
+            layout.tls_start()..layout.tp() as usize
+        };
+        Marking {
+            index,
+            locals: table.iter().map(locals).collect(),
+            low,
+            high,
+            reached: vec![false; count],
+            work: Vec::with_capacity(count),
+        }
     }
 
     fn scan(&mut self, start: usize, len: usize) {
@@ -235,7 +251,7 @@ impl Marking {
         let Some(slot) = SlotId::of_addr(word) else { return };
         let Ok(at) = self.index.binary_search_by_key(&slot, |entry| entry.0) else { return };
         let which = self.index[at].1;
-        if !self.reached[which] {
+        if !self.reached[which] && (self.locals[which].contains(&word) || is_in_block(word)) {
             self.reached[which] = true;
             // Within its capacity: each is pushed once.
             self.work.push(which);
@@ -280,6 +296,14 @@ impl Marking {
             None => self.scan_present(low & !4095, end - (low & !4095)),
         }
     }
+}
+
+/// Whether the word leads into a live block of the heap in its slot. A block that was freed here since
+/// its task left is still one of them: the free is carried out when the task comes home.
+fn is_in_block(word: usize) -> bool {
+    // SAFETY: a kept slot: its memory is there, and nobody changes the heap in it (I1); the world is
+    // stopped.
+    unsafe { Arena::live_block_at(word) }.is_some()
 }
 
 /// The thread block of the worker below a running task, by the task's.
