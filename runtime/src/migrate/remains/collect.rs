@@ -12,7 +12,6 @@
 //! others may keep the address of. The world is stopped for about as long as the node's live memory takes to read; the collector thread runs at
 //! most a small share of the time.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -120,8 +119,8 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
 struct Marking {
     /// `(slot, which remains)`, ascending.
     index: Vec<(SlotId, usize)>,
-    /// Where the thread-locals of each lie.
-    locals: Vec<Range<usize>>,
+    /// The task slot of each. No addresses: what is allocated here is a root too.
+    task_slots: Vec<SlotId>,
     low: usize,
     high: usize,
     reached: Vec<bool>,
@@ -227,13 +226,9 @@ impl Marking {
         let low = index.iter().map(|(slot, _)| slot.base()).min().unwrap_or(0);
         let high = index.iter().map(|(slot, _)| slot.base() + slot.len()).max().unwrap_or(0);
         let count = table.len();
-        let locals = |kept: &Kept| {
-            let layout = Layout { slot: kept.slots[0] };
-            layout.tls_start()..layout.tp() as usize
-        };
         Marking {
             index,
-            locals: table.iter().map(locals).collect(),
+            task_slots: table.iter().map(|kept| kept.slots[0]).collect(),
             low,
             high,
             reached: vec![false; count],
@@ -251,11 +246,17 @@ impl Marking {
         let Some(slot) = SlotId::of_addr(word) else { return };
         let Ok(at) = self.index.binary_search_by_key(&slot, |entry| entry.0) else { return };
         let which = self.index[at].1;
-        if !self.reached[which] && (self.locals[which].contains(&word) || is_in_block(word)) {
+        if !self.reached[which] && (self.is_local(which, word) || is_in_block(word)) {
             self.reached[which] = true;
             // Within its capacity: each is pushed once.
             self.work.push(which);
         }
+    }
+
+    /// Whether the word leads among the thread-locals of the task.
+    fn is_local(&self, which: usize, word: usize) -> bool {
+        let layout = Layout { slot: self.task_slots[which] };
+        (layout.tls_start()..layout.tp() as usize).contains(&word)
     }
 
     fn scan_present(&mut self, start: usize, len: usize) {
