@@ -8,6 +8,8 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{Builder, JoinHandle};
 
+use crate::census;
+
 /// Starts a thread that runs `run`, with a name of at most 15 bytes, as the kernel shows it.
 ///
 /// # Errors
@@ -27,5 +29,23 @@ pub(crate) fn start<T: Send + 'static>(
             );
             std::process::abort()
         })
+    })
+}
+
+/// As [`start`], for a thread that handles tasks' addresses: it clears the node blocks that it frees, and at its
+/// end its stack. libc keeps the stacks of threads that have ended for others, and a census reads them.
+///
+/// # Errors
+/// The system has no thread left.
+pub(crate) fn start_clearing(
+    name: &'static str,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    // In a box: what `run` holds would lie in frames of std too, above those that are cleared.
+    let run: Box<dyn FnOnce() + Send> = Box::new(run);
+    start(name, move || {
+        census::clear_always();
+        run();
+        census::clear_stack();
     })
 }

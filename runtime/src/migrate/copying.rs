@@ -23,7 +23,6 @@ use super::remains::{Base, Parts, addr_of};
 use super::rounds::{Checkpoint, Work};
 use super::watch::{self, Watch};
 use super::{Manifest, check};
-use crate::census;
 use crate::cluster::Cluster;
 use crate::exec::door;
 use crate::fail;
@@ -96,8 +95,8 @@ impl Copying {
         // Before the thread: the target's answers look for it there.
         body.journey().copying = Some(copying.clone());
         let task = task.clone();
-        let spawned = crate::thread::start("migrt-mover", move || {
-            census::clearing(|| copying.run(cluster, &task, first));
+        let spawned = crate::thread::start_clearing("migrt-mover", move || {
+            copying.run(cluster, &task, first);
         });
         if spawned.is_err() {
             body.journey().copying = None;

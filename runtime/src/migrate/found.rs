@@ -27,7 +27,6 @@ use super::pages::pages_of;
 use super::remains::{Base, addr_of};
 use super::rounds::{by_slot, head_of};
 use super::{hash, mobile, slots_of};
-use crate::census;
 use crate::cluster::{Cluster, cluster};
 use crate::net::{BulkFeed, BulkSink};
 use crate::task::record::TaskRef;
@@ -134,14 +133,13 @@ pub(super) fn find(from: NodeId, ask: PageAsk) {
     let offer = task.mobile().and_then(|body| body.any_journey()?.offer.clone());
     let Some(offer) = offer.filter(|o| (o.target, o.epoch) == (from, ask.epoch)) else { return };
     let finding = move || {
-        let found = census::clearing(|| send_found(&task, &offer, &ask));
+        let found = send_found(&task, &offer, &ask);
         if let Err(why) = found {
             cluster().tell(|core, now| core.ship_failed(now, ask.task, ask.epoch, &why));
         }
-        census::clear_stack();
     };
     // If there is no thread to be had the target is given up in time.
-    drop(crate::thread::start("migrt-finder", finding));
+    drop(crate::thread::start_clearing("migrt-finder", finding));
 }
 
 fn send_found(task: &TaskRef, offer: &Offer, ask: &PageAsk) -> Result<(), String> {

@@ -28,7 +28,6 @@ use super::known::Known;
 use super::remains::addr_of;
 use super::rounds::{Checkpoint, head_of_frame};
 use super::{gate, hash, mobile, remains, slots_of};
-use crate::census;
 use crate::cluster::{Cluster, cluster};
 use crate::fail;
 use crate::net::{BulkFeed, BulkSink};
@@ -261,9 +260,8 @@ pub(crate) fn wanted(from: NodeId, want: PageWant) -> Box<dyn BulkSink> {
     match remains::have_at_once(task) {
         Some(kept) => answer(Some(kept)),
         None => {
-            let spawned = crate::thread::start("migrt-keeper", move || {
-                census::clearing(|| answer(remains::have(task)));
-                census::clear_stack();
+            let spawned = crate::thread::start_clearing("migrt-keeper", move || {
+                answer(remains::have(task));
             });
             if spawned.is_err() {
                 answer(None);

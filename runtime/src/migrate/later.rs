@@ -40,8 +40,7 @@ pub(super) fn start() -> std::io::Result<()> {
     if std::mem::replace(&mut queue().is_running, true) {
         return Ok(());
     }
-    crate::thread::start("migrt-later", || {
-        census::clear_always();
+    crate::thread::start_clearing("migrt-later", || {
         loop {
             let deed = next();
             deed();

@@ -30,7 +30,6 @@ use super::gate;
 use super::pages::runs_of;
 use super::remains::{Base, Parts, addr_of};
 use super::rounds::{by_slot, head_of};
-use crate::census;
 use crate::cluster::Cluster;
 use crate::config::Audit;
 use crate::fail;
@@ -231,8 +230,7 @@ impl Serving {
         let mut state = self.state();
         if state.is_threaded && state.has_begun && !state.has_thread {
             let pusher = self.clone();
-            let spawned =
-                crate::thread::start("migrt-pusher", move || census::clearing(|| pusher.run()));
+            let spawned = crate::thread::start_clearing("migrt-pusher", move || pusher.run());
             (state.has_thread, state.is_threaded) = (true, spawned.is_ok());
         }
         if state.is_threaded {

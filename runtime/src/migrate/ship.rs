@@ -86,10 +86,8 @@ pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: 
     let is_long = |h: &Header| live_pages(h) * PAGE_LEN > LONG_IMAGE;
     if goes_whole && body.header().is_some_and(is_long) {
         let task = task.clone();
-        let spawned = crate::thread::start("migrt-shipper", move || {
-            census::clearing(|| ship_now(cluster, &task, epoch, to));
-            // libc keeps the stacks of threads that have ended, and a census reads them.
-            census::clear_stack();
+        let spawned = crate::thread::start_clearing("migrt-shipper", move || {
+            ship_now(cluster, &task, epoch, to);
         });
         if spawned.is_ok() {
             return;

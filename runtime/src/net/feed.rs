@@ -29,9 +29,12 @@ pub struct BulkFeed {
 /// Tells when a piece was handed to the transport, by its value; an error if it never was.
 pub type Written = Receiver<()>;
 
+/// What is to be written, and who is told when it was.
+type Piece = (Vec<Part>, SyncSender<()>);
+
 #[derive(Default)]
 struct State {
-    pieces: VecDeque<(Vec<Part>, SyncSender<()>)>,
+    pieces: VecDeque<Piece>,
     end: Option<End>,
     /// The stream is over: pieces are dropped.
     over: bool,
@@ -101,7 +104,7 @@ impl fmt::Debug for BulkFeed {
 }
 
 impl Queue {
-    fn poll_next(&self, cx: &Context<'_>) -> Poll<Result<(Vec<Part>, SyncSender<()>), End>> {
+    fn poll_next(&self, cx: &Context<'_>) -> Poll<Result<Piece, End>> {
         let mut state = lock(&self.0);
         match (state.pieces.pop_front(), state.end) {
             // Called off: what is queued is not sent any more.

@@ -77,8 +77,7 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
         return Ok(());
     }
     crate::migrate::later::start()?;
-    crate::thread::start("migrt-collector", || {
-        census::clear_always();
+    crate::thread::start_clearing("migrt-collector", || {
         // What the last look has left: it is not looked at again and again for being much.
         let mut floor = (0, 0);
         // When to look once more, though nothing has left since.

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use migrt_iso::{PAGE_LEN, SlotClass, SlotId, page, pool};
 
-use crate::census;
 
 /// Bytes of one slot of copies.
 const SLOT_LEN: usize = 16 << 20;
@@ -132,7 +131,7 @@ fn keep_warm(slot: Warm) -> bool {
     }
     // SeqCst: set before the slot is seen, and cleared under the lock when there are none.
     if !COOLING.swap(true, Ordering::SeqCst)
-        && crate::thread::start("migrt-cooler", || census::clearing(cool)).is_err()
+        && crate::thread::start_clearing("migrt-cooler", cool).is_err()
     {
         COOLING.store(false, Ordering::SeqCst);
         return false;
@@ -154,8 +153,7 @@ fn cool() {
         drop(all);
         cold.into_iter().for_each(|slot| give(slot.id));
         if is_over {
-            // libc keeps the stacks of threads that have ended, and a census reads them.
-            return census::clear_stack();
+            return;
         }
     }
 }

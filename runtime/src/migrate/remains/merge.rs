@@ -194,9 +194,9 @@ impl Merge {
             return;
         }
         // If there is no thread to be had, it is dropped here.
-        let _ = crate::thread::start("migrt-dropper", move || {
+        let _ = crate::thread::start_clearing("migrt-dropper", move || {
             std::thread::sleep(A_LITTLE);
-            census::clearing(|| drop(self));
+            drop(self);
         });
     }
 
