@@ -13,6 +13,7 @@
 //! '---- 1 TiB -----'---- 1 TiB -----'     '------- 1 TiB --------'      '------ 1 TiB --------'
 //! ```
 
+#[allow(unsafe_code, reason = "touches the region once, before anybody has it")]
 pub mod region;
 pub mod slot;
 

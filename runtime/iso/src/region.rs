@@ -7,8 +7,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use crate::page::PAGE_LEN;
-use crate::slot::SlotClass;
+use crate::page::{self, PAGE_LEN};
 use crate::{guard, sys};
 
 /// First address of the region. Sanitizers and the kernel's own choices of address stay away from it.
@@ -48,19 +47,30 @@ fn reserve_once() -> Result<Region, RegionError> {
         sys::EEXIST => RegionError::Occupied { mapping: what_lies_there() },
         errno => RegionError::Refused { call: "mmap", addr: REGION_BASE, len: REGION_LEN, errno },
     })?;
-    // A host that gives huge pages unasked would spend 2 MiB on the first touch of each task slot.
-    // This splits the reservation in two mappings, once. EINVAL: a kernel without huge pages.
-    let small_len = (SlotClass::TASK.number() as usize + 1) * CLASS_SPAN_LEN;
-    match sys::no_huge_pages(REGION_BASE, small_len) {
+    // A host that gives huge pages unasked would spend 2 MiB on the first touch of each task slot. All of
+    // it, so that the region stays one mapping: parts that got huge pages for a while become one with the
+    // rest again. EINVAL: a kernel without huge pages.
+    match sys::no_huge_pages(REGION_BASE, REGION_LEN) {
         Ok(()) | Err(sys::EINVAL) => {
+            touch_first();
             // Found out here, and not by the first task.
             let _ = guard::method();
             Ok(Region(()))
         }
         Err(errno) => {
-            Err(RegionError::Refused { call: "madvise", addr: REGION_BASE, len: small_len, errno })
+            Err(RegionError::Refused { call: "madvise", addr: REGION_BASE, len: REGION_LEN, errno })
         }
     }
+}
+
+/// Has the kernel give the mapping its origin (`anon_vma`) while it is whole. Parts that are watched, or
+/// lack pages, are mappings of their own meanwhile, and become one with their neighbours again only if
+/// all have the same origin; each would get its own with its first page.
+fn touch_first() {
+    // SAFETY: a page of the region, which was reserved a moment ago and which nobody knows of.
+    unsafe { page::populate_write(REGION_BASE, PAGE_LEN) };
+    // SAFETY: as above.
+    unsafe { page::discard(REGION_BASE, PAGE_LEN) };
 }
 
 /// The lines of the process's memory map that overlap the region.
@@ -126,11 +136,49 @@ const _: () = assert!(REGION_BASE.is_multiple_of(CLASS_SPAN_LEN) && PAGE_LEN == 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::missing::{Mark, Missing};
 
     #[test]
     fn reserving_twice_gives_the_same_region() {
         let first = Region::reserve().unwrap();
         assert!(std::ptr::eq(first, Region::reserve().unwrap()));
+    }
+
+    /// How many mappings the region consists of.
+    fn mappings() -> usize {
+        let starts = |line: &str| usize::from_str_radix(line.split('-').next()?, 16).ok();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().filter_map(starts).filter(|&start| in_region(start)).count()
+    }
+
+    #[test]
+    fn parts_that_lacked_pages_become_one_with_the_rest_again() {
+        Region::reserve().unwrap();
+        let Some(missing) = Missing::global() else {
+            return println!("not tested: missing pages cannot be served here");
+        };
+        // Far from what other tests use.
+        let at = |n: usize| REGION_BASE + REGION_LEN - (n + 1) * (64 << 20);
+        let (len, bytes) = (1 << 20, [7; PAGE_LEN]);
+        let before = mappings();
+        for turn in 0..10 {
+            let parts: Vec<usize> = (0..8).map(|n| at(8 * turn + n)).collect();
+            for &part in &parts {
+                missing.register(part, len, false).unwrap();
+                missing.install(part, &bytes, Mark::Dirty, &mut |_, _| ()).unwrap();
+            }
+            assert!(mappings() >= before + 8, "they are apart meanwhile");
+            for &part in &parts {
+                missing.unregister(part, len).unwrap();
+                // SAFETY: nobody else uses these addresses.
+                unsafe { page::discard(part, len) };
+                // SAFETY: as above.
+                unsafe { page::populate_huge(part, 4 * page::HUGE_PAGE_LEN) };
+                // SAFETY: as above.
+                unsafe { page::discard(part, 4 * page::HUGE_PAGE_LEN) };
+            }
+        }
+        assert!(mappings() <= before + 2, "{} mappings, {before} before", mappings());
     }
 
     #[test]

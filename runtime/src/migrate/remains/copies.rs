@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use migrt_iso::{PAGE_LEN, SlotClass, SlotId, page, pool};
 
-
 /// Bytes of one slot of copies.
 const SLOT_LEN: usize = 16 << 20;
 /// What may be kept warm.
