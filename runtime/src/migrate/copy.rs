@@ -232,10 +232,9 @@ impl Copy {
 
     /// Adopts a slot. A task that comes back at once may find its old copy still here, its release
     /// ordered but not carried out yet by the thread that works on it: that is waited for. Another
-    /// task's remains are looked at again: mostly nothing reaches them any more.
+    /// task's remains are looked at soon: mostly nothing reaches them any more.
     fn take_over(&mut self, slot: SlotId, task: TaskId) -> Result<(), String> {
         let patience = Instant::now() + RELEASE_PATIENCE;
-        let mut collected = false;
         loop {
             let adopted = match self.is_own(slot) {
                 true => pool::global().adopt_over_remains(slot),
@@ -245,20 +244,23 @@ impl Copy {
                 Ok(()) => return Ok(()),
                 Err(Conflict::InUse(_)) if Instant::now() < patience => std::thread::yield_now(),
                 Err(Conflict::Remains(_)) if shelf::drop_slot_of_other(slot, task) => {}
-                Err(Conflict::Remains(_)) if !self.has_old() && Instant::now() < patience => {
-                    // Its own, kept just now, or another's.
+                Err(Conflict::Remains(_))
+                    if !self.has_old()
+                        && !remains::are_of_other(slot, task)
+                        && Instant::now() < patience =>
+                {
+                    // Its own, kept just now.
                     self.kept = remains::take(task);
                     if self.kept.is_none() {
                         self.shelved = shelf::take(task);
                     }
-                    if !self.has_old() && !std::mem::replace(&mut collected, true) {
-                        remains::collect_if_due();
+                }
+                Err(conflict) => {
+                    if matches!(conflict, Conflict::Remains(_)) {
+                        remains::look_soon();
                     }
+                    return Err(conflict.to_string());
                 }
-                Err(Conflict::Remains(_)) if !std::mem::replace(&mut collected, true) => {
-                    remains::collect_if_due();
-                }
-                Err(conflict) => return Err(conflict.to_string()),
             }
         }
     }

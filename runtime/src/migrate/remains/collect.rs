@@ -44,6 +44,8 @@ const PERIOD: Duration = Duration::from_millis(20);
 const SHARE: u32 = 25;
 
 static ASKED: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+/// Remains are in the way of a task.
+static URGENT: AtomicBool = AtomicBool::new(false);
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
 /// There are remains to look at.
@@ -53,6 +55,13 @@ pub(super) fn ask() {
         *asked = true;
         ASKED.1.notify_one();
     }
+}
+
+/// Remains are in the way of a task that arrives, and that is refused: they are looked at soon. Not now,
+/// since what has come of it leads to where it was to lie.
+pub(crate) fn look_soon() {
+    URGENT.store(true, Ordering::SeqCst);
+    ask();
 }
 
 /// Waits until there are new remains, or for so long. Whether there are.
@@ -88,11 +97,13 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
                 let first = Instant::now();
                 std::thread::sleep(GRACE);
                 while first.elapsed() < AGE
+                    && !URGENT.load(Ordering::SeqCst)
                     && !super::is_much(COUNT_MAX + floor.0, BYTE_COUNT_MAX + floor.1)
                 {
                     std::thread::sleep(PERIOD);
                 }
             }
+            URGENT.store(false, Ordering::SeqCst);
             let since = Instant::now();
             let left = collect();
             super::fill_bases();

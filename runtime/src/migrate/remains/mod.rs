@@ -34,7 +34,8 @@ use crate::task::adopted;
 use crate::task::header::Header;
 
 pub(crate) use base::{Base, Parts, addr_of, number_of};
-pub(crate) use collect::{collect_if_due, start_collector};
+use collect::collect_if_due;
+pub(crate) use collect::{look_soon, start_collector};
 pub(crate) use copies::is_copies;
 pub(crate) use merge::Merge;
 
@@ -124,6 +125,11 @@ pub(crate) fn take(task: TaskId) -> Option<Kept> {
     let kept = table.swap_remove(at);
     transit().push((task, kept.slots.clone()));
     Some(kept)
+}
+
+/// Whether it is another task that has left what lies in the slot.
+pub(crate) fn are_of_other(slot: SlotId, task: TaskId) -> bool {
+    table().iter().any(|kept| kept.task != task && kept.slots.contains(&slot))
 }
 
 /// The return did not happen: the remains stay remains.

@@ -29,7 +29,9 @@ use crate::task::{child, header::Header};
 /// What is in the way of a parcel mostly goes within a second (remains of a task that left), or at once (another step of
 /// a move). After so long it is an error.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries, ever longer: as long as its pages come and go, they lead to what is in the way.
 const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Who waits for which parcel to come to rest here, and how many they are.
 static WAITING: Mutex<Vec<(TaskId, Waker)>> = Mutex::new(Vec::new());
@@ -142,6 +144,7 @@ pub(super) fn bring_all(ids: &[TaskId]) -> Result<(), String> {
 
 fn bring(id: TaskId) -> Result<(), String> {
     let since = Instant::now();
+    let mut pause = PAUSE;
     loop {
         match wait_for_sight(id) {
             Sight::Here => return Ok(()),
@@ -153,7 +156,8 @@ fn bring(id: TaskId) -> Result<(), String> {
         match ask::ask(id, Ask::Move { target: here(), strategy }) {
             Answer::Move(Ok(_)) => {}
             Answer::Move(Err(why)) if may_pass(&why) && since.elapsed() < PATIENCE => {
-                sleep(PAUSE);
+                sleep(pause);
+                pause = (2 * pause).min(PAUSE_MAX);
             }
             Answer::Move(Err(why)) => return Err(format!("a parcel ({id}) cannot be had: {why}")),
             Answer::Info(_) => unreachable!("a move was asked for"),

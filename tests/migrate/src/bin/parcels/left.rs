@@ -210,8 +210,7 @@ pub fn at_baseline(
         }
         after = measure(2)?;
     }
-    println!("KiB and slots before {before:?} after {after:?}");
-    assert!(is_back(&after), "memory has grown, or slots are missing");
+    assert!(is_back(&after), "KiB and slots in use: {before:?} before, {after:?} after");
     Ok(())
 }
 

@@ -53,8 +53,7 @@ fn nodes_of(
     (trees.iter().map(|tree| tree.check()).sum(), extra)
 }
 
-/// Sends one of its own and takes it back. (It stays meanwhile: what a holder that moves has left behind may be
-/// in the way of the parcel, see the README's limits.)
+/// Sends one of its own, takes it back, and moves with it: so what it leaves behind is in the way of the parcel.
 #[migrt::migratable]
 fn sends(to: NodeId) -> u64 {
     let mut parcel = Parcel::new(|| map(50, 50)).expect("a map is alone");
@@ -64,6 +63,7 @@ fn sends(to: NodeId) -> u64 {
         assert_eq!(sum, sum_of(50, 50));
         assert_eq!(!at, place(&back), "the same address");
         parcel = back;
+        hop();
         done += 1;
     }
     done
