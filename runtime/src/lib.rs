@@ -76,6 +76,7 @@ pub use cluster::metrics::{Metrics, cluster_metrics, metrics};
 pub use entry::{Argument, Output};
 pub use error::{Error, JoinError, Result, SpawnError};
 pub use strategy::Strategy;
+pub use task::channel::{ChannelError, Receiver, Sender, channel};
 pub use task::current::yield_now;
 pub use task::handle::{JoinHandle, TaskInfo, TaskState};
 pub use task::here::{here, migrate_to, moves, nodes};

@@ -7,7 +7,8 @@
 //!
 //! In the order of a message's life: [`wire`] is what travels, `courier` makes a link that breaks into one that does
 //! not, `member` says who is alive, [`migrate`] hands tasks over, [`transfer`] says which of their pages travel when,
-//! [`pace`] when there is room for them, [`pack`] when they are packed, `home` remembers where they are and how they ended, [`slots`] deals out the region, and `node` connects these.
+//! [`pace`] when there is room for them, [`pack`] when they are packed, `home` remembers where they are and how they ended, [`channel`] in which order they
+//! bring messages, [`slots`] deals out the region, and `node` connects these.
 
 mod id;
 mod time;
@@ -19,6 +20,7 @@ mod death;
 mod member;
 pub mod slots;
 
+pub mod channel;
 mod home;
 pub mod migrate;
 pub mod pace;

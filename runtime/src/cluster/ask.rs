@@ -132,7 +132,7 @@ pub(crate) fn taken(task: TaskId) {
 /// Puts a question to the task and waits for the answer.
 pub(crate) fn ask(task: TaskId, ask: Ask) -> Answer {
     let mut question = None;
-    wait_until(|waker| {
+    let answer = wait_until(|waker| {
         let reply = cluster().poll_reply(&mut question, waker, None, |core, now, token| {
             core.ask(now, task, token, ask);
         })?;
@@ -140,8 +140,9 @@ pub(crate) fn ask(task: TaskId, ask: Ask) -> Answer {
             Reply::Answered(answer) => answer,
             _ => Answer::refused(ask, Refusal::UnknownTask),
         };
-        Some(current::to_callers_heap(&answer))
-    })
+        Some(current::encode(&answer))
+    });
+    current::decode(&answer)
 }
 
 /// Nobody will join the task.

@@ -180,6 +180,7 @@ impl Cluster {
         if let Some(net) = self.net.get() {
             net.forget(place.node.0, "this process was declared dead: its lease had ended");
         }
+        self.channels.node_lost(place.node);
         let orphaned: Vec<_> = {
             let waits = self.waits.lock().unwrap();
             waits.iter().filter(|(_, w)| w.of == Some(place.node)).map(|(t, _)| *t).collect()

@@ -10,7 +10,7 @@ use migrt_proto::wire::MoveRecord;
 use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
-use super::{Cluster, Reply, cluster};
+use super::{Cluster, Reply, channels, cluster};
 use crate::net::Net;
 use crate::task::current::{self, wait_until};
 
@@ -191,7 +191,7 @@ fn process_cpu_us() -> u64 {
 /// The counts of this node.
 #[must_use]
 pub fn metrics() -> Metrics {
-    current::on_worker(|_| current::to_callers_heap(&cluster().read_metrics()))
+    current::decode(&current::on_worker(|_| current::encode(&cluster().read_metrics())))
 }
 
 /// The counts of all live nodes, this one included, by node. A node that dies meanwhile is left out.
@@ -203,18 +203,18 @@ pub fn cluster_metrics() -> Vec<(NodeId, Metrics)> {
         let found = wait_until(|waker| {
             let cluster = cluster();
             if node == cluster.me() {
-                return Some(Some(current::to_callers_heap(&cluster.read_metrics())));
+                return Some(Some(current::encode(&cluster.read_metrics())));
             }
             let reply =
                 cluster.poll_reply(&mut question, waker, Some(node), |core, now, token| {
                     core.send_custom(now, node, KIND_ASK, token.0.to_le_bytes().to_vec());
                 })?;
             Some(match reply {
-                Reply::Metrics(metrics) => Some(current::to_callers_heap(&metrics)),
+                Reply::Metrics(metrics) => Some(current::encode(&metrics)),
                 _ => None,
             })
         });
-        all.extend(found.map(|metrics| (node, metrics)));
+        all.extend(found.map(|metrics| (node, current::decode(&metrics))));
     }
     all
 }
@@ -275,6 +275,8 @@ impl Cluster {
                 self.round_installed(from, (task, epoch), sections, can_follow);
             }
             (super::hot::KIND_HOT, _) => self.hot_told(from, bytes),
+            (channels::KIND_ASK, _) => self.channel_ask_came(from, bytes),
+            (channels::KIND_ANSWER, _) => self.channel_answer_came(from, bytes),
             (KIND_MESHED, _) => {
                 self.meshed.lock().unwrap().insert(from);
             }

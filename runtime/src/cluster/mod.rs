@@ -6,9 +6,10 @@
 //! something again.
 //!
 //! [`driver`] carries out, [`link`] is what the wire calls, [`ask`] what handles call, [`home`] what
-//! the end of a task calls, [`metrics`] counts, [`hot`] knows what tasks touch first.
+//! the end of a task calls, [`metrics`] counts, [`hot`] knows what tasks touch first, [`channels`] has the queues of channels.
 
 pub(crate) mod ask;
+mod channels;
 mod driver;
 pub(crate) mod home;
 mod hot;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use migrt_iso::SlotId;
+use migrt_proto::channel::ChannelAnswer;
 use migrt_proto::transfer::LinkRate;
 use migrt_proto::wire::{Answer, Outcome, StreamHead};
 use migrt_proto::{Action, Core, Epoch, Incarnation, Micros, NodeId, Place, TaskId, Token};
@@ -46,6 +48,7 @@ pub(crate) enum Reply {
     Joined(Option<Outcome>),
     Answered(Answer),
     Metrics(metrics::Metrics),
+    Channel(ChannelAnswer),
     /// The node that was to reply is gone.
     Nobody,
 }
@@ -91,6 +94,7 @@ pub(crate) struct Cluster {
     /// The nodes that can serve faults on missing pages, by their hellos.
     can_follow: Mutex<BTreeSet<NodeId>>,
     hot: hot::Profiles,
+    channels: channels::Queues,
     waits: Mutex<HashMap<Token, Wait>>,
     token: AtomicU64,
     pub(crate) metrics: metrics::Counters,
@@ -130,6 +134,7 @@ impl Cluster {
             rates: Mutex::new(HashMap::new()),
             can_follow: Mutex::default(),
             hot: hot::Profiles::default(),
+            channels: channels::Queues::default(),
             waits: Mutex::new(HashMap::new()),
             token: AtomicU64::new(1),
             metrics: metrics::Counters::default(),

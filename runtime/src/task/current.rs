@@ -9,6 +9,9 @@
 //! Every wait is a loop of "look, register, suspend" ([`wait_until`]): a task may be woken at any
 //! time for no reason that it knows, such as its arrival on another node.
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::coro::Suspend;
 use super::header::Header;
 use super::join::{ThreadWaiter, Waker};
@@ -137,7 +140,21 @@ pub(crate) fn into_callers_heap<T: Clone>(value: T) -> T {
     }
 }
 
-/// A copy in the heap of the one who asked: called on the worker's side, while the task waits.
+/// The value for the one who asked, to be [decoded](decode) on its own side. What is made of parts on the worker's
+/// stack brings bytes of that along wherever it has padding, and in the task's heap these would be addresses of
+/// this node.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let bytes = postcard::to_stdvec(value).expect("plain values encode");
+    to_callers_heap(&bytes)
+}
+
+/// The value, in the heap of whoever calls this.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> T {
+    postcard::from_bytes(bytes).expect("just encoded")
+}
+
+/// A copy in the heap of the one who asked: called on the worker's side, while the task waits. Of values without
+/// padding on the heap; others are [encoded](encode).
 pub(crate) fn to_callers_heap<T: Clone>(value: &T) -> T {
     let worker = Worker::current();
     match worker.and_then(Worker::task).and_then(super::record::Record::mobile) {

@@ -9,6 +9,8 @@
 pub(crate) mod adopted;
 #[expect(unsafe_code, reason = "points into the slot that a task owns")]
 pub(crate) mod body;
+#[expect(unsafe_code, reason = "registers what messages have in the place of an entry")]
+pub(crate) mod channel;
 #[expect(unsafe_code, reason = "hands memory from task to task")]
 pub(crate) mod child;
 #[expect(unsafe_code, reason = "reads and writes the floating-point control words")]
