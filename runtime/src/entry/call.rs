@@ -86,6 +86,10 @@ pub trait Call: Sized + 'static {
     /// The entry that the call starts in.
     const ENTRY: &'static Entry;
 
+    /// Its parcels are in its result again, as they came: they do not end with the call.
+    #[doc(hidden)]
+    const PASSES_ON: bool = false;
+
     #[doc(hidden)]
     fn encode_arguments(&self, to: &mut Encoder<'_>) -> Result<(), EntryError>;
     #[doc(hidden)]

@@ -244,6 +244,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Call for Message<T> {
     type Output = T;
 
     const ENTRY: &'static Entry = &MESSAGE;
+    const PASSES_ON: bool = true;
 
     fn encode_arguments(&self, to: &mut Encoder<'_>) -> Result<(), EntryError> {
         Argument::__encode(&self.0, "message", to)

@@ -179,7 +179,7 @@ fn start<C: Call>(target: Option<NodeId>, call: C) -> Result<JoinHandle<C::Outpu
     let encoded = call.encode(&mut args).map_err(|e| e.to_string());
     drop(call);
     encoded.map_err(|reason| SpawnError::Encoding { reason })?;
-    let task = start_encoded(target, C::ENTRY.id, args)?;
+    let task = start_encoded(target, C::ENTRY.id, args, !C::PASSES_ON)?;
     Ok(JoinHandle::new(task, C::ENTRY.id))
 }
 
@@ -189,6 +189,7 @@ fn start_encoded(
     target: Option<NodeId>,
     entry: EntryId,
     mut args: Vec<u8>,
+    ties: bool,
 ) -> Result<TaskId, SpawnError> {
     let from_mobile = current::mobile().is_some();
     let parcels = parcel::named_in(&args);
@@ -200,7 +201,9 @@ fn start_encoded(
             Some(node) if node != cluster.me() => cluster.spawn_at(node, entry, args),
             _ => cluster.spawn_here(worker, entry, args),
         };
-        parcel::tie_arguments(&parcels, spawned.as_ref().ok().copied());
+        if ties || spawned.is_err() {
+            parcel::tie_arguments(&parcels, spawned.as_ref().ok().copied());
+        }
         spawned
     });
     spawned.map_err(|why| match why {
