@@ -7,6 +7,7 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 
@@ -117,6 +118,20 @@ pub(crate) fn forgets(name: &str) -> bool {
 pub(crate) fn dawdles(name: &str) -> bool {
     point(name);
     is_to(Deed::Dawdle, name)
+}
+
+/// Waits until the process has struck at the point, if it is to do so the next time: a step that comes after it
+/// may be another thread's, and be quicker than whoever passes the point.
+pub(crate) fn after(name: &str) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    if !is_armed() {
+        return;
+    }
+    let Some(plan) = PLAN.get().filter(|plan| plan.point == name) else { return };
+    let until = Instant::now() + PATIENCE;
+    while plan.seen.load(Ordering::SeqCst) + 1 == plan.at && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn is_to(deed: Deed, name: &str) -> bool {

@@ -132,6 +132,7 @@ impl Cluster {
         let Some(net) = self.net.get() else { return };
         let is_commit = fail::is_armed() && migrt_proto::describe(&bytes).contains(" Commit {");
         if is_commit {
+            fail::after("source.shipped");
             fail::point("source.ready");
         }
         net.send(to.0, bytes);

@@ -49,17 +49,24 @@ fn check_returns(strategy: &str, kind: &str, changed: u64) {
     }
 }
 
+/// Checks at the same time: what they wait for is mostly that a collector comes round.
+fn side_by_side(strategies: &[&str], check: impl Fn(&str) + Sync) {
+    std::thread::scope(|scope| {
+        for strategy in strategies {
+            scope.spawn(|| check(strategy));
+        }
+    });
+}
+
 #[test]
 fn a_task_that_changed_nothing_brings_next_to_nothing() {
-    check_returns("stop-copy", "rest", 0);
-    check_returns("post-copy", "rest", 0);
+    side_by_side(&["stop-copy", "post-copy"], |strategy| check_returns(strategy, "rest", 0));
 }
 
 #[test]
 fn a_task_that_changed_a_little_brings_a_little() {
-    for strategy in ["stop-copy", "pre-copy", "post-copy"] {
-        check_returns(strategy, "some", PAGES / 100);
-    }
+    let all = ["stop-copy", "pre-copy", "post-copy"];
+    side_by_side(&all, |strategy| check_returns(strategy, "some", PAGES / 100));
 }
 
 #[test]
@@ -88,9 +95,9 @@ fn what_still_watches_a_task_that_is_back_by_another_strategy_does_no_harm() {
 
 #[test]
 fn pages_that_were_freed_and_made_anew_are_right() {
-    for strategy in ["stop-copy", "pre-copy", "post-copy"] {
+    side_by_side(&["stop-copy", "pre-copy", "post-copy"], |strategy| {
         walk("churn", 5, 2, &[("MIGRT_STRATEGY", strategy)]);
-    }
+    });
 }
 
 #[test]
@@ -113,19 +120,19 @@ fn three_nodes_in_a_ring_keep_it_each() {
 #[test]
 fn statics_may_write_into_what_is_kept() {
     // The mode that hashes pages takes such a write at the wrong moment for an error.
-    for strategy in ["stop-copy", "pre-copy", "post-copy"] {
+    side_by_side(&["stop-copy", "pre-copy", "post-copy"], |strategy| {
         let env = [("MIGRT_STRATEGY", strategy), ("MIGRT_CHECK_PAGES", "0")];
         walk("static", 6, 2, &env);
-    }
+    });
 }
 
 #[test]
 fn pages_that_were_dropped_after_they_were_told_of_are_sent_after_all() {
-    for strategy in ["stop-copy", "pre-copy", "post-copy"] {
+    side_by_side(&["stop-copy", "pre-copy", "post-copy"], |strategy| {
         let env = [("MIGRT_STRATEGY", strategy), ("MIGRT_FAIL", "target.told=forget")];
         let (_, trips) = walk("some", 4, 2, &env);
         assert!(trips.iter().all(|trip| trip.same == 0 && trip.sent >= PAGES), "{trips:?}");
-    }
+    });
 }
 
 #[test]

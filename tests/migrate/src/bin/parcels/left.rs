@@ -204,7 +204,8 @@ pub fn at_baseline(
         pairs.all(|(b, a)| a.0 < b.0 + RESIDENT_SLACK_KIB && a.1 < b.1 + SLOT_SLACK)
     };
     let mut after = measure(2)?;
-    for _ in 0..5 {
+    // What looked reached is looked at ever more rarely: the sixth time after half a minute.
+    for _ in 0..8 {
         if is_back(&after) {
             break;
         }
