@@ -207,6 +207,8 @@ fn start_workers(config: Config) -> Result<&'static Node> {
             inbox: crossbeam_queue::SegQueue::new(),
             parker: Default::default(),
             running: Default::default(),
+            warm_stacks: Default::default(),
+            warm_slots: Default::default(),
         })
         .collect();
     let workers = config.workers;

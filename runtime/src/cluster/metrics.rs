@@ -5,12 +5,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use migrt_iso::{SlotClass, pool};
 use migrt_proto::transfer::MissingCounts;
 use migrt_proto::wire::MoveRecord;
 use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Reply, channels, cluster};
+use crate::exec::door::exec;
 use crate::net::Net;
 use crate::task::current::{self, wait_until};
 
@@ -66,6 +68,11 @@ pub struct Metrics {
     pub packed_from_bytes: u64,
     /// And what was sent of them.
     pub packed_to_bytes: u64,
+    /// Slots of the region that this node owns.
+    pub slots_owned: u64,
+    /// Slots that hold something: a stack, a heap, a parcel, copies of pages; or that rest after a task
+    /// that travelled. Those that workers keep warm for the next tasks are not among them.
+    pub slots_in_use: u64,
 }
 
 /// The target has installed so many sections of the rounds of a task.
@@ -160,6 +167,7 @@ impl Counters {
 
     fn read(&self, packed: (u64, u64)) -> Metrics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (slots_owned, slots_in_use) = count_slots();
         Metrics {
             moves_out: get(&self.moves_out),
             moves_in: get(&self.moves_in),
@@ -179,8 +187,19 @@ impl Counters {
             bytes_kept: crate::migrate::remains::shelf::byte_count(),
             packed_from_bytes: packed.0,
             packed_to_bytes: packed.1,
+            slots_owned,
+            slots_in_use,
         }
     }
+}
+
+/// Slots that the node owns, and of these the ones in use.
+fn count_slots() -> (u64, u64) {
+    let pool = pool::global();
+    let (owned, free) = SlotClass::all().fold((0, 0), |(owned, free), class| {
+        (owned + u64::from(pool.owned_count(class)), free + u64::from(pool.free_count(class)))
+    });
+    (owned, owned.saturating_sub(free + exec().warm_count()))
 }
 
 fn process_cpu_us() -> u64 {

@@ -9,7 +9,7 @@
 //! ```
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crossbeam_deque::{Injector, Steal, Stealer};
 use crossbeam_queue::SegQueue;
@@ -28,6 +28,9 @@ pub(crate) struct Shared {
     pub(crate) inbox: SegQueue<TaskRef>,
     pub(crate) parker: Parker,
     pub(crate) running: Running,
+    /// Of the worker's warm stacks of local tasks, and slots of mobile ones.
+    pub(crate) warm_stacks: AtomicU32,
+    pub(crate) warm_slots: AtomicU32,
 }
 
 /// The executor of the node.
@@ -63,6 +66,15 @@ impl Exec {
 
     fn active(&self) -> &[Shared] {
         &self.shared[..self.active.load(Ordering::Acquire)]
+    }
+
+    /// Slots that workers keep warm.
+    pub(crate) fn warm_count(&self) -> u64 {
+        let warm = |shared: &Shared| {
+            let count = |of: &AtomicU32| u64::from(of.load(Ordering::Relaxed));
+            count(&shared.warm_stacks) + count(&shared.warm_slots)
+        };
+        self.shared.iter().map(warm).sum()
     }
 
     /// Has the spares run what is woken and nobody has run.

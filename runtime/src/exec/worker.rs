@@ -56,11 +56,11 @@ impl Worker {
             deque,
             locals: RefCell::new(VecDeque::with_capacity(256)),
             current: Cell::new(ptr::null()),
-            stacks: StackCache::new(),
+            stacks: StackCache::new(&exec.shared[index].warm_stacks),
             records: RefCell::new(Vec::with_capacity(RECORDS)),
             tick: Cell::new(0),
             seed: Cell::new(0x9e37_79b9 ^ (index as u32 + 1)),
-            mobile: mobile::WorkerPart::new(),
+            mobile: mobile::WorkerPart::new(&exec.shared[index].warm_slots),
         }
     }
 

@@ -11,7 +11,7 @@
 
 use std::any::Any;
 use std::arch::naked_asm;
-use std::cell::{Cell, RefCell, UnsafeCell};
+use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -28,6 +28,7 @@ use super::record::TaskRef;
 use super::stack::GUARD_LEN;
 use super::state::Park;
 use super::tls::TlsLayout;
+use super::warm::Warm;
 use super::{adopted, child, dtors, fd_table, retire, scrub, tls, unusual};
 use crate::clock::Charge;
 use crate::entry::{self, Entry};
@@ -42,24 +43,23 @@ const SLOTS_KEPT: usize = 1200;
 pub(crate) struct WorkerPart {
     /// This worker is counted as searching.
     pub(crate) searching: Cell<bool>,
-    slots: RefCell<Vec<SlotId>>,
+    slots: Warm<SlotId>,
     charge: Charge,
     node_frees: Box<NodeFrees>,
 }
 
 impl WorkerPart {
-    pub(crate) fn new() -> WorkerPart {
+    pub(crate) fn new(warm_count: &'static AtomicU32) -> WorkerPart {
         WorkerPart {
             searching: Cell::new(false),
-            slots: RefCell::new(Vec::with_capacity(SLOTS_KEPT)),
+            slots: Warm::new(SLOTS_KEPT, warm_count),
             charge: Charge::default(),
             node_frees: Box::new(NodeFrees::new()),
         }
     }
 
     pub(super) fn take_slot(&self) -> Option<SlotId> {
-        let kept = self.slots.borrow_mut().pop();
-        kept.or_else(take_slot)
+        self.slots.take().or_else(take_slot)
     }
 
     /// Where tasks that run here leave node blocks that they free.
@@ -69,19 +69,14 @@ impl WorkerPart {
 
     /// Slots are few: gives the node those that are kept.
     pub(crate) fn clear_slots(&self) {
-        self.slots.borrow_mut().drain(..).for_each(|slot| pool::global().give_clean(slot));
+        self.slots.clear(|slot| pool::global().give_clean(slot));
     }
 
     /// A slot whose task has ended, its guard in place.
     pub(crate) fn keep_slot(&self, slot: SlotId) {
-        let mut slots = self.slots.borrow_mut();
-        if slot.class() == TASK_CLASS
-            && slots.len() < SLOTS_KEPT
-            && !pool::global().is_scarce(TASK_CLASS)
-        {
-            slots.push(slot);
-        } else {
-            drop(slots);
+        let fits = slot.class() == TASK_CLASS && !pool::global().is_scarce(TASK_CLASS);
+        let left = if fits { self.slots.keep(slot) } else { Err(slot) };
+        if let Err(slot) = left {
             pool::global().give_clean(slot);
         }
     }

@@ -51,6 +51,7 @@ pub(crate) mod stack;
 pub(crate) mod state;
 pub(crate) mod time;
 mod unusual;
+pub(crate) mod warm;
 pub(crate) mod wish;
 
 #[expect(unsafe_code, reason = "writes the process-wide canary and pointer guard")]

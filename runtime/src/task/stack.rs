@@ -13,15 +13,15 @@
 //! costs no system call and no page fault (facts M1). What the list cannot hold goes back to the
 //! pool, emptied.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use migrt_iso::{PAGE_LEN, SlotClass, SlotId, guard, pool};
 
 use super::coro::StackBounds;
 use super::record::Record;
+use super::warm::Warm;
 
 /// Bytes below a stack that fault.
 pub(crate) const GUARD_LEN: usize = 4 * PAGE_LEN;
@@ -109,17 +109,17 @@ impl Drop for Stack {
 
 /// A worker's warm stacks.
 #[derive(Debug)]
-pub(crate) struct StackCache(RefCell<Vec<Stack>>);
+pub(crate) struct StackCache(Warm<Stack>);
 
 impl StackCache {
-    pub(crate) fn new() -> StackCache {
-        StackCache(RefCell::new(Vec::with_capacity(KEPT)))
+    pub(crate) fn new(count: &'static AtomicU32) -> StackCache {
+        StackCache(Warm::new(KEPT, count))
     }
 
     #[inline]
     pub(crate) fn take(&self, class: SlotClass) -> Option<Stack> {
         if class == DEFAULT_CLASS
-            && let Some(stack) = self.0.borrow_mut().pop()
+            && let Some(stack) = self.0.take()
         {
             return Some(stack);
         }
@@ -128,16 +128,12 @@ impl StackCache {
 
     #[inline]
     pub(crate) fn keep(&self, stack: Stack) {
-        let mut kept = self.0.borrow_mut();
-        if stack.slot.class() == DEFAULT_CLASS
-            && kept.len() < KEPT
-            && !pool::global().is_scarce(DEFAULT_CLASS)
-        {
-            kept.push(stack);
+        if stack.slot.class() == DEFAULT_CLASS && !pool::global().is_scarce(DEFAULT_CLASS) {
+            drop(self.0.keep(stack));
         }
     }
 
     pub(crate) fn clear(&self) {
-        self.0.borrow_mut().clear();
+        self.0.clear(drop);
     }
 }

@@ -193,12 +193,7 @@ fn deaths() -> Result<(), JoinError> {
 
 /// Channels that are forgotten with messages in them, and such that are used up.
 fn leaves() -> Result<(), JoinError> {
-    use migrt_iso::{SlotClass, pool};
-    let in_use = || -> u64 {
-        let pool = pool::global();
-        let used = |class| u64::from(pool.owned_count(class)) - u64::from(pool.free_count(class));
-        (0..=18).filter_map(SlotClass::new).map(used).sum()
-    };
+    let in_use = || migrt::metrics().slots_in_use;
     let rounds = |count: u64| -> Result<(), JoinError> {
         for n in 0..count {
             let (to, from) = migrt::channel(3);
