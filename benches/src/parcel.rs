@@ -5,7 +5,8 @@
 //! it, which then checks every word. On one node that time has the spawning and the first step of a task in it, and
 //! nothing else: the same call with a number in the parcel's place stands beside it. The nodes have one worker
 //! each, so no worker has to be woken on the way. Between nodes the bare wire carries as many bytes, in turns
-//! (see `quic`). What serde (postcard) takes to encode and decode the same value stands beside both.
+//! (see `quic`). A lazy parcel goes there too: the time until its task has begun, and until that has read every word of it,
+//! in the order of the map, which is not that of memory. What serde (postcard) takes to encode and decode the same value stands beside both.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -41,6 +42,8 @@ struct Round {
     local: f64,
     bare: f64,
     remote: f64,
+    lazy: f64,
+    lazy_whole: f64,
     quic: f64,
     serde: f64,
     byte_count: f64,
@@ -71,6 +74,14 @@ fn takes(parcel: Parcel<Map>, entries: u64, round: u64) -> Result<u64, String> {
     let since = machine_ns();
     check(&parcel, entries, round)?;
     Ok(since)
+}
+
+/// As [`takes`]; when it began, and when it had seen every word.
+#[migrt::migratable]
+fn takes_lazily(parcel: Parcel<Map>, entries: u64, round: u64) -> Result<(u64, u64), String> {
+    let since = machine_ns();
+    check(&parcel, entries, round)?;
+    Ok((since, machine_ns()))
 }
 
 #[migrt::migratable]
@@ -104,10 +115,12 @@ pub fn run(options: Options) -> Outcome {
         "a map of {entries} vectors of 8 KiB handed over as a parcel, {} rounds",
         found.len()
     ));
-    let figures: [(&str, &str, Value); 7] = [
+    let figures: [(&str, &str, Value); 9] = [
         ("local_us_median", "us", &|r| r.local),
         ("local_number_us_median", "us", &|r| r.bare),
         ("remote_us_median", "us", &|r| r.remote),
+        ("lazy_us_median", "us", &|r| r.lazy),
+        ("lazy_whole_us_median", "us", &|r| r.lazy_whole),
         ("remote_bytes", "B", &|r| r.byte_count),
         ("quic_us_median", "us", &|r| r.quic),
         ("remote_over_quic", "x", &|r| r.remote / r.quic),
@@ -129,6 +142,11 @@ fn round(entries: u64, round: u64, wire: &mut Wire) -> Result<Round, Fault> {
     let began = migrt::spawn_on(NodeId(1), takes(parcel, entries, round)).join()??;
     let remote = began - before;
     let byte_count = migrt::metrics().bytes_shipped - shipped;
+    let parcel = Parcel::new(move || build(entries, round))?.lazily();
+    let before = machine_ns();
+    let (began, whole) =
+        migrt::spawn_on(NodeId(1), takes_lazily(parcel, entries, round)).join()??;
+    let (lazy, lazy_whole) = (began - before, whole - before);
     let payload = random_bytes(byte_count as usize);
     wire.exchange(&payload)?;
     let quic = wire.exchange(&payload)?;
@@ -142,6 +160,8 @@ fn round(entries: u64, round: u64, wire: &mut Wire) -> Result<Round, Fault> {
         local: us(local),
         bare: us(bare),
         remote: us(remote),
+        lazy: us(lazy),
+        lazy_whole: us(lazy_whole),
         quic: quic.as_nanos() as f64 / 1e3,
         serde: serde.as_nanos() as f64 / 1e3,
         byte_count: byte_count as f64,

@@ -2,7 +2,7 @@
 //!
 //! `MIGRT_FAIL=target.installed=kill@3` kills the process the third time it comes by; `=stop` stops
 //! it (SIGSTOP); `target.told=forget` drops what was kept of a task each time that was told;
-//! `source.lingers=dawdle` has what watches a departed task's pages end two seconds later. `n1:` before it means node 1
+//! `target.arrived=refuse` installs no page that comes after its task; `source.lingers=dawdle` has what watches a departed task's pages end two seconds later. `n1:` before it means node 1
 //! only: the nodes of a local cluster share one environment. Without the variable a point is one load and one branch.
 
 use std::sync::OnceLock;
@@ -30,6 +30,7 @@ enum Deed {
     Stop,
     Forget,
     Dawdle,
+    Refuse,
 }
 
 /// The names that exist, in the order of a move; a plan for another one is an error at start.
@@ -65,8 +66,8 @@ pub(crate) fn arm(node: u16) -> Result<()> {
         Error::new(
             Kind::Config,
             format!(
-                "MIGRT_FAIL is to be POINT=kill, POINT=stop, target.told=forget or \
-                 source.lingers=dawdle, maybe with n1: before it (node 1 only) and @N after it (the \
+                "MIGRT_FAIL is to be POINT=kill, POINT=stop, target.told=forget, \
+                 target.arrived=refuse or source.lingers=dawdle, maybe with n1: before it (node 1 only) and @N after it (the \
                  N-th time), POINT one of {}; but is {text:?}: correct or unset it",
                 POINTS.join(", ")
             ),
@@ -91,6 +92,7 @@ fn parse(text: &str) -> Option<Plan> {
         "stop" => Deed::Stop,
         "forget" if point == "target.told" => Deed::Forget,
         "dawdle" if point == "source.lingers" => Deed::Dawdle,
+        "refuse" if point == "target.arrived" => Deed::Refuse,
         _ => return None,
     };
     if !POINTS.contains(&point) {
@@ -118,6 +120,12 @@ pub(crate) fn forgets(name: &str) -> bool {
 pub(crate) fn dawdles(name: &str) -> bool {
     point(name);
     is_to(Deed::Dawdle, name)
+}
+
+/// Whether what is to be done there fails.
+#[inline]
+pub(crate) fn refuses(name: &str) -> bool {
+    is_to(Deed::Refuse, name)
 }
 
 /// Waits until the process has struck at the point, if it is to do so the next time: a step that comes after it
@@ -174,6 +182,7 @@ mod tests {
         assert_eq!(plan.node, None);
         assert_eq!(parse("target.commit=stop").unwrap().deed, Deed::Stop);
         assert_eq!(parse("target.told=forget").unwrap().deed, Deed::Forget);
+        assert_eq!(parse("target.arrived=refuse").unwrap().deed, Deed::Refuse);
         let plan = parse("n12:source.ready=stop@2").unwrap();
         assert_eq!((plan.node, plan.point.as_str(), plan.at), (Some(12), "source.ready", 2));
         for wrong in [
@@ -182,6 +191,7 @@ mod tests {
             "target.commit",
             "target.commit=burn",
             "target.commit=forget",
+            "target.commit=refuse",
             "target.commit=kill@x",
             "target.commit=kill@0",
             "n:target.commit=kill",

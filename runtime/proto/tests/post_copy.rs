@@ -113,7 +113,7 @@ fn a_source_that_dies_with_pages_of_the_task_is_the_end_of_it() {
     assert!(told.contains(&Action::CallOff { task, epoch, why }), "the order is off: {told:?}");
     assert!(told.contains(&Action::SourceLost { task, epoch, source: B }));
     assert_eq!(trio.on(A).try_join(task), TryJoin::Pending);
-    trio.act(C, |core, now| core.lost(now, task, 7));
+    trio.act(C, |core, now| core.lost(now, task, B, 7));
     let lost = Outcome::Lost { node: B, missing_pages: 7 };
     assert_eq!(trio.on(A).try_join(task), TryJoin::Done(lost));
     assert_eq!(trio.on(C).backlog().0, 0);

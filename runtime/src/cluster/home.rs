@@ -35,6 +35,19 @@ impl Cluster {
         Ok(id)
     }
 
+    /// Starts a call here whose result is its arguments, and which may be wanted on any node.
+    pub(crate) fn spawn_message(
+        &'static self,
+        worker: Option<&Worker>,
+        entry: EntryId,
+        args: Vec<u8>,
+    ) -> Result<TaskId, Refusal> {
+        if args.len() > BYTES_LEN_MAX {
+            return Err(too_long("the message's bytes", args.len()));
+        }
+        self.spawn_here(worker, entry, args)
+    }
+
     /// Starts a call on another node; what that node refuses is the task's outcome.
     pub(crate) fn spawn_at(
         &'static self,
@@ -66,7 +79,7 @@ pub(crate) fn promise_slot() -> Result<SlotPromise, Refusal> {
 fn too_long(what: &str, len: usize) -> Refusal {
     let why = format!(
         "{what} came to {len} bytes, and no more than {BYTES_LEN_MAX} go to another node; hand them \
-         over in parts, or let the task read and write the data itself"
+         over in parts or as a parcel, or let the task read and write the data itself"
     );
     Refusal::Other { why }
 }
@@ -126,16 +139,25 @@ pub(crate) fn doomed(body: &MobileBody, doom: Doom) {
     let cluster = cluster();
     let record = cluster.residents.remove(body.id);
     cluster.metrics.task_ended();
+    let panicked = |message| Outcome::Panicked { message: clip(message) };
     match doom {
-        Doom::SourceLost { missing_pages } => {
-            cluster.tell(|core, now| core.lost(now, body.id, missing_pages));
+        Doom::SourceLost { node, missing_pages } => {
+            cluster.tell(|core, now| core.lost(now, body.id, node, missing_pages));
         }
         Doom::LeadsOut(what) => {
-            let message = clip(format!(
+            let outcome = panicked(format!(
                 "it had left by post-copy, and could not go on: {what}; move it by another strategy, \
                  which refuses such a move, or have it let go of that memory before"
             ));
-            cluster.tell(|core, now| core.ended(now, body.id, Outcome::Panicked { message }));
+            cluster.tell(|core, now| core.ended(now, body.id, outcome));
+        }
+        Doom::NotInstalled(why) => {
+            let outcome = panicked(format!(
+                "it had come to node {} by post-copy, and could not go on: its pages came and could \
+                 not be put in their places: {why}; look whether that node has memory left",
+                cluster.me()
+            ));
+            cluster.tell(|core, now| core.ended(now, body.id, outcome));
         }
     }
     if let Some(record) = record {

@@ -22,7 +22,7 @@ use super::follow::{Chunks, Swallow};
 use super::have::{Offer, send};
 use super::installer::Installer;
 use super::lacking::Lacking;
-use super::missing_state::State as Awaited;
+use super::lacking::State as Awaited;
 use super::pages::pages_of;
 use super::remains::{Base, addr_of};
 use super::rounds::{by_slot, head_of};

@@ -39,7 +39,6 @@ pub(crate) mod known;
 pub(crate) mod lacking;
 mod later;
 mod long;
-mod missing_state;
 #[expect(unsafe_code, reason = "drops pages of slots that change hands")]
 mod over;
 mod pages;
@@ -78,7 +77,7 @@ use crate::fail;
 use crate::task::adopted;
 use crate::task::body::{MobileBody, Order};
 use crate::task::header::Header;
-use crate::task::parcel::State;
+use crate::task::parcel::{self, State};
 use crate::task::record::TaskRef;
 use crate::task::wish;
 
@@ -105,13 +104,17 @@ pub(crate) fn order(task: TaskRef, target: NodeId, epoch: Epoch, strategy: Strat
 }
 
 /// Nothing ties the task to this node any more: what waited for that goes on.
-fn untied(task: &TaskRef) {
+pub(crate) fn untied(task: &TaskRef) {
     let body = mobile(task);
     if let Some(target) = body.move_asked() {
         body.ask_move(target);
         if task.state.freeze_waiting() {
             return depart(task.clone());
         }
+    }
+    if body.header().is_some_and(Header::is_parcel) {
+        // It has nothing to run for, and is not to seem on the move to who is about to take it.
+        return parcel::news(body.id);
     }
     door::wake(task.clone());
 }

@@ -109,6 +109,8 @@ pub(super) fn ship(
         base,
         audit: match crate::node::node().config.audit {
             Audit::Off => Checked::All,
+            // A parcel was looked through, or need not be.
+            _ if header.is_parcel() => Checked::All,
             // A short heap was scanned whole.
             _ if rounds.is_none() && !is_long(header) => Checked::All,
             _ => Checked::Pages,

@@ -48,10 +48,12 @@ pub(crate) struct Order {
 /// Why a task is not run any more.
 #[derive(Clone, Debug)]
 pub(crate) enum Doom {
-    /// So many of its pages were lost with the node that had them.
-    SourceLost { missing_pages: u64 },
+    /// So many pages of it, or of a parcel that it holds, were lost with the node that had them.
+    SourceLost { node: NodeId, missing_pages: u64 },
     /// It has left, and a word of it leads to memory of the node it left: which, in words.
     LeadsOut(String),
+    /// Pages of it came again and again and could not be put in their places: why.
+    NotInstalled(String),
 }
 
 /// What ties a task to this node, in one word.
@@ -64,6 +66,8 @@ mod tie {
     pub(super) const RETURNED: u32 = 4;
     /// It is not to be run any more.
     pub(super) const DOOMED: u32 = 8;
+    /// It was lent parcels whose pages are still on their way.
+    pub(super) const LENT: u32 = 16;
 }
 
 /// A task's last move from here.
@@ -108,6 +112,8 @@ struct Travels {
     /// Its last move: when it was frozen, why it was refused. Never held for long.
     journey: Mutex<Journey>,
     lacking: Mutex<Option<Arc<Lacking>>>,
+    /// What it lacks of parcels that it was lent.
+    lent: Mutex<Vec<Arc<Lacking>>>,
     doom: Mutex<Option<Doom>>,
     /// What is on its way, kept as the base of its remains. Held while that is copied.
     shipped: Mutex<Option<Arc<Base>>>,
@@ -292,8 +298,38 @@ impl MobileBody {
         self.travels.get()?.lacking.lock().unwrap().clone()
     }
 
+    /// Whether pages of it, or of parcels that it was lent, are still on their way.
     pub(crate) fn is_lacking(&self) -> bool {
-        self.is_tied_by(tie::LACKING)
+        self.is_tied_by(tie::LACKING | tie::LENT)
+    }
+
+    /// It has a parcel that lacks pages.
+    pub(crate) fn lend(&self, lacking: Arc<Lacking>) {
+        let mut lent = self.travels().lent.lock().unwrap();
+        lent.push(lacking);
+        self.tie(tie::LENT, true);
+    }
+
+    /// The parcel of this name lacks none any more; whether that was the last such one.
+    pub(crate) fn give_back(&self, parcel: TaskId) -> bool {
+        let mut lent = self.travels().lent.lock().unwrap();
+        lent.retain(|lacking| lacking.task != parcel);
+        if lent.is_empty() {
+            self.tie(tie::LENT, false);
+        }
+        lent.is_empty()
+    }
+
+    /// Nobody needs what it lacks, of itself or of parcels.
+    pub(crate) fn close_lacking(&self) {
+        let Some(travels) = self.travels.get() else { return };
+        if let Some(lacking) = self.lacking() {
+            lacking.close();
+        }
+        let lent = std::mem::take(&mut *travels.lent.lock().unwrap());
+        for lacking in lent {
+            lacking.close();
+        }
     }
 
     /// It is entering, or has left, the handler of a fault.

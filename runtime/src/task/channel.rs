@@ -139,12 +139,12 @@ pub struct Receiver<T> {
 impl<T: Serialize + DeserializeOwned + 'static> Sender<T> {
     /// Sends a value; waits as long as the channel is full. When it returns the message is in the channel.
     ///
-    /// A task that is cancelled while it waits may have sent it or not. A value of more than 64 MiB can be received
-    /// on the node that it was sent from only: elsewhere `recv` says so. Send such as a [`Parcel`](crate::Parcel).
+    /// A task that is cancelled while it waits may have sent it or not.
     ///
     /// # Errors
     /// The value is dropped then, parcels in it too: [`ChannelError::Closed`], [`ChannelError::Lost`] or
-    /// [`ChannelError::NotSent`].
+    /// [`ChannelError::NotSent`], which is also what comes of a value that takes more than 64 MiB when it is
+    /// encoded. Send such as a [`Parcel`](crate::Parcel).
     ///
     /// # Panics
     /// If the runtime does not run.

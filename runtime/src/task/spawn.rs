@@ -199,6 +199,7 @@ fn start_encoded(
         let args = if from_mobile { args.clone() } else { std::mem::take(&mut args) };
         let spawned = match target {
             Some(node) if node != cluster.me() => cluster.spawn_at(node, entry, args),
+            _ if !ties => cluster.spawn_message(worker, entry, args),
             _ => cluster.spawn_here(worker, entry, args),
         };
         if ties || spawned.is_err() {

@@ -20,7 +20,9 @@ use crate::exec::worker::Worker;
 pub(super) fn may_run(worker: &Worker, task: &TaskRef, body: &MobileBody) -> bool {
     if body.has_returned() {
         if body.doom().is_some() {
-            go_without(body);
+            // Its source is lost: what is missing is zeros, which its records take for pages without
+            // blocks. Its result is what it was.
+            body.close_lacking();
         }
         end(worker, task.clone());
         return false;
@@ -31,9 +33,7 @@ pub(super) fn may_run(worker: &Worker, task: &TaskRef, body: &MobileBody) -> boo
 /// Whether the task, suspended just now or about to be resumed, has been ended.
 pub(super) fn is_over(task: &TaskRef, body: &MobileBody) -> bool {
     let Some(doom) = body.doom() else { return false };
-    if let Some(lacking) = body.lacking() {
-        lacking.close();
-    }
+    body.close_lacking();
     crate::migrate::end_rounds(body);
     if let Some(header) = body.header() {
         fd_table::forget_fds_of(header.tp());
@@ -53,13 +53,5 @@ pub(super) fn wait_for_pages(worker: &Worker, task: TaskRef) {
         Park::Asleep => {}
         // Whole by now, or woken for something that it does not wait for any more.
         Park::Push => worker.push_shared(task),
-    }
-}
-
-/// The task has returned and its source is lost: what is missing is zeros, which its records take for
-/// pages without blocks. Its result is what it was.
-fn go_without(body: &MobileBody) {
-    if let Some(lacking) = body.lacking() {
-        lacking.close();
     }
 }

@@ -57,6 +57,31 @@ fn a_thousand_hand_overs_leave_nothing() {
 }
 
 #[test]
+fn lazy_parcels_are_used_sent_on_and_given_up_while_their_pages_come() {
+    let ended = parcels("lazy", 6, LITTLE_KEPT);
+    let sum = |word| ended.lines_of(word).iter().map(|n| n.parse::<u64>().expect("a number")).sum();
+    let (lazy, faults): (u64, u64) = (sum("lazy"), sum("faults"));
+    assert!(lazy >= 40 && faults >= 40, "{lazy} came lazily, with {faults} faults\n{}", ended.out);
+}
+
+#[test]
+fn lazy_parcels_are_right_when_their_holders_move_at_every_suspension() {
+    parcels("lazy", 2, &[("MIGRT_CHAOS", "1"), LITTLE_KEPT[0]]);
+}
+
+#[test]
+fn who_holds_a_lazy_parcel_is_lost_with_the_node_that_has_its_pages() {
+    let ended = parcels("lost", 1, &[("MIGRT_FAIL", "n1:source.pushed=kill@150")]);
+    let heard = ended.lines_of("heard");
+    let count = |line: &str| {
+        let number = line.split("missing_pages: ").nth(1)?;
+        number.trim_end_matches([' ', '}', ')']).parse::<u64>().ok()
+    };
+    let counts: Vec<u64> = heard.iter().filter_map(|line| count(line)).collect();
+    assert!(counts.len() == 1 && counts[0] > 200, "{heard:?}");
+}
+
+#[test]
 fn whoever_dies_around_a_hand_over_everybody_hears_of_it_and_no_slot_is_lost() {
     for (victim, points) in [
         (

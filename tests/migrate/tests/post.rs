@@ -108,6 +108,15 @@ fn a_task_whose_source_dies_is_lost_with_the_pages_that_were_missing() {
     assert!(lacking.len() == 1 && (1_000..=8_300).contains(&lacking[0]), "{counts:?}");
 }
 
+#[test]
+fn a_task_whose_pages_cannot_be_put_in_their_places_ends_and_says_so() {
+    let ended = post("lost", &[("MIGRT_FAIL", "n2:target.arrived=refuse")]);
+    let told = ended.lines_of("told");
+    assert_eq!(told.len(), 4, "{}", ended.out);
+    let said = told.iter().filter(|line| line.contains("could not be put in their places"));
+    assert_eq!(said.count(), 4, "{told:?}");
+}
+
 /// A task that writes and checks its heap all the time, there and back.
 #[test]
 fn a_writer_is_right_after_each_move() {

@@ -118,7 +118,7 @@ impl World {
         let process = self.process(at).expect("it is there");
         process.tasks.remove(&task);
         process.free_slot(task, &local);
-        process.core.lost(now, task, missing);
+        process.core.lost(now, task, source, missing);
         self.stream_ends(task, local.plan);
     }
 }

@@ -86,14 +86,15 @@ impl Core {
         self.pump(now);
     }
 
-    /// The answer to `SourceLost`: the task was ended, since `missing` of its pages are gone with their node.
+    /// The answer to `SourceLost`, which was about the task itself or a parcel that it holds: the task was ended, since
+    /// `missing` pages are gone with `node`.
     ///
     /// # Panics
-    /// If the task is not here, or lacks nothing.
-    pub fn lost(&mut self, now: Micros, task: TaskId, missing: u64) {
+    /// If the task is not here, or lacks pages of another node.
+    pub fn lost(&mut self, now: Micros, task: TaskId, node: NodeId, missing: u64) {
         let source = self.handoff.lacking(task);
-        let source = source.unwrap_or_else(|| panic!("I4: {task} lacks nothing and was lost"));
-        self.ended(now, task, Outcome::Lost { node: source.node, missing_pages: missing });
+        assert!(source.is_none_or(|s| s.node == node), "I4: {task} lacks pages of {source:?}");
+        self.ended(now, task, Outcome::Lost { node, missing_pages: missing });
     }
 
     // Parcels.

@@ -129,8 +129,8 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
 struct Marking {
     /// `(slot, which remains)`, ascending.
     index: Vec<(SlotId, usize)>,
-    /// The task slot of each. No addresses: what is allocated here is a root too.
-    task_slots: Vec<SlotId>,
+    /// The task slot of each, if it is a task's. No addresses: what is allocated here is a root too.
+    task_slots: Vec<Option<SlotId>>,
     low: usize,
     high: usize,
     reached: Vec<bool>,
@@ -238,7 +238,7 @@ impl Marking {
         let count = table.len();
         Marking {
             index,
-            task_slots: table.iter().map(|kept| kept.slots[0]).collect(),
+            task_slots: table.iter().map(task_slot).collect(),
             low,
             high,
             reached: vec![false; count],
@@ -265,7 +265,8 @@ impl Marking {
 
     /// Whether the word leads among the thread-locals of the task.
     fn is_local(&self, which: usize, word: usize) -> bool {
-        let layout = Layout { slot: self.task_slots[which] };
+        let Some(slot) = self.task_slots[which] else { return false };
+        let layout = Layout { slot };
         (layout.tls_start()..layout.tp() as usize).contains(&word)
     }
 
@@ -307,6 +308,14 @@ impl Marking {
             None => self.scan_present(low & !4095, end - (low & !4095)),
         }
     }
+}
+
+/// The slot that has the task's thread-locals. A parcel has none: those of whoever built it ended with that task.
+fn task_slot(kept: &Kept) -> Option<SlotId> {
+    let slot = kept.slots[0];
+    // SAFETY: a kept slot, its header whole.
+    let header = unsafe { &*Layout { slot }.header() };
+    (!header.is_parcel()).then_some(slot)
 }
 
 /// Whether the word leads into a live block of the heap in its slot. A block that was freed here since

@@ -3,7 +3,7 @@
 use std::panic::panic_any;
 
 use super::keep::{self, Head, Keep, State};
-use super::{Parcel, ParcelError, hold, is_here};
+use super::{Parcel, ParcelError, hold, is_here, lend};
 use crate::census;
 use crate::cluster::home;
 use crate::config::Audit;
@@ -85,6 +85,7 @@ impl<T: Send + 'static> Parcel<T> {
     {
         self.check_here();
         let (keep, header) = (self.keep.get(), self.header());
+        lend::wait_until_whole(header);
         let is_ready = on_worker(|worker| {
             let family = hold::family(worker);
             child::registry::insert(header.slot);

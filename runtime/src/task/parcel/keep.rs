@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use migrt_proto::TaskId;
+use migrt_proto::wire::Strategy;
 
 /// What may have come into the value since it was looked through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,6 +116,8 @@ pub(crate) struct Label {
     /// A mobile task, the node (`builder_id`), or nobody: it is on its way.
     holder: AtomicU64,
     lineage: Cell<u64>,
+    /// Its pages follow it to another node.
+    is_lazy: Cell<bool>,
 }
 
 impl Label {
@@ -144,6 +147,15 @@ impl Label {
 
     pub(super) fn set_on_its_way(&self) {
         self.holder.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_lazy(&self) {
+        self.is_lazy.set(true);
+    }
+
+    /// How it moves to another node.
+    pub(super) fn strategy(&self) -> Strategy {
+        if self.is_lazy.get() { Strategy::PostCopy } else { Strategy::StopCopy }
     }
 
     pub(super) fn lineage(&self) -> Option<TaskId> {

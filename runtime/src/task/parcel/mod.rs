@@ -22,6 +22,7 @@
 mod build;
 mod hold;
 mod keep;
+mod lend;
 mod pack;
 mod pull;
 
@@ -36,6 +37,7 @@ pub(super) use self::build::leave_to_node;
 pub(crate) use self::hold::{held, sweep};
 use self::keep::{Head, Keep};
 pub(crate) use self::keep::{Label, State};
+pub(crate) use self::lend::came;
 pub(super) use self::pack::tie_arguments;
 pub(crate) use self::pack::{failed_by, named_in, pack, tie_result, unpack};
 pub(super) use self::pull::rest;
@@ -185,6 +187,37 @@ impl<T: Send + 'static> Parcel<T> {
     #[inline(never)]
     pub fn with<R>(&self, read: impl FnOnce(&T) -> R) -> R {
         read(self)
+    }
+
+    /// The parcel, whose pages follow it when it is sent to another node: the task that receives it begins at once, and
+    /// waits for a page only when it touches it. It stays so for whoever has it.
+    ///
+    /// That is for a value of which the receiver reads little, or later. Until all pages are there the receiver does not
+    /// move on, and if the node that has the rest of them dies it ends as [`JoinError::Lost`](crate::JoinError::Lost). Who
+    /// receives it outside of a mobile task (`main`, a closure) waits for all of it.
+    ///
+    /// # Panics
+    /// As any access, if the parcel is not here.
+    ///
+    /// # Examples
+    /// ```
+    /// #[migrt::migratable]
+    /// fn first(words: migrt::Parcel<Vec<u64>>) -> u64 {
+    ///     words[0]
+    /// }
+    ///
+    /// #[migrt::main]
+    /// fn main() -> migrt::Result<()> {
+    ///     let words = migrt::Parcel::new(|| (7..1_000_000).collect::<Vec<u64>>())?.lazily();
+    ///     assert_eq!(migrt::spawn(first(words)).join()?, 7);
+    ///     Ok(())
+    /// }
+    /// ```
+    #[must_use]
+    pub fn lazily(self) -> Parcel<T> {
+        self.check_here();
+        self.header().parcel.set_lazy();
+        self
     }
 
     /// Gives the value out of the parcel. What it owns stays in the parcel's memory, which is that of the

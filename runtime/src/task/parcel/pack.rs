@@ -20,7 +20,7 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::keep::{Head, State};
-use super::{Parcel, build, hold, is_here, pull};
+use super::{Parcel, build, hold, is_here, lend, pull};
 use crate::cluster::cluster;
 use crate::exec::worker::Worker;
 use crate::task::body::MobileBody;
@@ -185,6 +185,7 @@ fn send_off_all(parcels: Vec<Loose>) -> Result<Vec<TaskId>, String> {
     let mut sent = Rights(Vec::with_capacity(parcels.len()));
     for mut parcel in parcels {
         let header = parcel.header();
+        lend::wait_until_whole(header);
         // Only plain words come back, or a text in the caller's heap.
         let id = on_worker(|worker| send_off(worker, header).map_err(|why| to_callers_heap(&why)))?;
         parcel.keep = 0;
@@ -225,6 +226,7 @@ fn begin(worker: Option<&Worker>, header: &'static Header) -> Result<TaskId, Str
     }
     let id = cluster().parcel_begins(|id| {
         mobile::refurnish(header, id, &super::PARCEL);
+        header.strategy.set(Some(header.parcel.strategy()));
         header.parcel.set_on_its_way();
         header.parcel.set_lineage(id);
         TaskRef::new(worker, Body::Mobile(MobileBody::of_parcel(id, header)))

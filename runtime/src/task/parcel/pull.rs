@@ -17,8 +17,9 @@ use migrt_proto::wire::{Answer, Ask, Refusal, Strategy};
 
 use super::{Parcel, hold};
 use crate::cluster::{ask, cluster};
+use crate::exec::door;
 use crate::exec::worker::Worker;
-use crate::task::current::{on_worker, to_callers_heap, wait_until};
+use crate::task::current::{self, on_worker, to_callers_heap, wait_until};
 use crate::task::here::here;
 use crate::task::join::Waker;
 use crate::task::record::TaskRef;
@@ -77,7 +78,12 @@ enum Sight {
     Over,
 }
 
-fn sight(id: TaskId) -> Sight {
+/// Whether the caller may use a parcel before all of it is here.
+fn takes_lazily() -> bool {
+    current::mobile().is_some_and(|header| !header.is_child())
+}
+
+fn sight(id: TaskId, takes_lazily: bool) -> Sight {
     let Some(record) = cluster().resident(id) else { return Sight::Elsewhere };
     let body = record.mobile().expect("a parcel is built as a mobile task");
     if body.is_cancelled() {
@@ -85,6 +91,7 @@ fn sight(id: TaskId) -> Sight {
     }
     match record.state.phase() {
         Phase::Waiting if cluster().is_unsettled(id) => Sight::Moving,
+        Phase::Waiting if body.is_lacking() && !takes_lazily => Sight::Moving,
         Phase::Waiting => Sight::Here,
         Phase::Queued | Phase::Running | Phase::Frozen => Sight::Moving,
         Phase::Done => Sight::Over,
@@ -93,23 +100,20 @@ fn sight(id: TaskId) -> Sight {
 }
 
 /// Waits until a parcel is at rest here, or elsewhere.
-fn wait_for_sight(id: TaskId) -> Sight {
+fn wait_for_sight(id: TaskId, takes_lazily: bool) -> Sight {
     let mut has_waited = false;
     wait_until(|waker| {
-        let seen = sight(id);
+        let seen = sight(id, takes_lazily);
         if seen != Sight::Moving {
             if has_waited {
                 forget(waker);
             }
             return Some(seen);
         }
-        let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push((id, waker.clone()));
-        WAITING_COUNT.fetch_add(1, Ordering::SeqCst);
-        drop(waiting);
+        note(id, waker);
         has_waited = true;
         // It may have come to rest before this one was noted.
-        match sight(id) {
+        match sight(id, takes_lazily) {
             Sight::Moving => None,
             seen => {
                 forget(waker);
@@ -119,7 +123,15 @@ fn wait_for_sight(id: TaskId) -> Sight {
     })
 }
 
-fn forget(waker: &Waker) {
+/// Whoever has this waker wants news of the parcel.
+pub(super) fn note(id: TaskId, waker: &Waker) {
+    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+    waiting.push((id, waker.clone()));
+    WAITING_COUNT.fetch_add(1, Ordering::SeqCst);
+}
+
+/// It does not any more.
+pub(super) fn forget(waker: &Waker) {
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
     let before = waiting.len();
     waiting.retain(|entry| !entry.1.is_same(waker));
@@ -131,28 +143,30 @@ fn forget(waker: &Waker) {
 /// # Errors
 /// Why one of them cannot be had.
 pub(super) fn bring_all(ids: &[TaskId]) -> Result<(), String> {
+    let takes_lazily = takes_lazily();
     loop {
         for &id in ids {
-            bring(id)?;
+            bring(id, takes_lazily)?;
         }
         // The caller may have moved while it waited for one of them.
-        if ids.iter().all(|&id| on_worker(|_| sight(id)) == Sight::Here) {
+        if ids.iter().all(|&id| on_worker(|_| sight(id, takes_lazily)) == Sight::Here) {
             return Ok(());
         }
     }
 }
 
-fn bring(id: TaskId) -> Result<(), String> {
+fn bring(id: TaskId, takes_lazily: bool) -> Result<(), String> {
     let since = Instant::now();
     let mut pause = PAUSE;
     loop {
-        match wait_for_sight(id) {
+        match wait_for_sight(id, takes_lazily) {
             Sight::Here => return Ok(()),
             Sight::Over => return Err(format!("a parcel ({id}) was given up by its sender")),
             Sight::Moving => unreachable!("waited for"),
             Sight::Elsewhere => {}
         }
-        let strategy = Strategy::StopCopy;
+        // Its own: it knows whether its pages are to follow it.
+        let strategy = Strategy::Usual;
         match ask::ask(id, Ask::Move { target: here(), strategy }) {
             Answer::Move(Ok(_)) => {}
             Answer::Move(Err(why)) if may_pass(&why) && since.elapsed() < PATIENCE => {
@@ -184,8 +198,10 @@ fn may_pass(why: &Refusal) -> bool {
 /// # Errors
 /// It is not here, or of another type.
 pub(super) fn take<T: Send + 'static>(id: TaskId) -> Result<Parcel<T>, String> {
+    let takes_lazily = takes_lazily();
     let found = on_worker(|worker| {
-        take_arena(worker, id, &|head| head.is_of::<T>()).map_err(|why| to_callers_heap(&why))
+        take_arena(worker, (id, takes_lazily), &|head| head.is_of::<T>())
+            .map_err(|why| to_callers_heap(&why))
     });
     let header = found?;
     let keep = header.parcel.keep().expect("looked at above");
@@ -195,7 +211,7 @@ pub(super) fn take<T: Send + 'static>(id: TaskId) -> Result<Parcel<T>, String> {
 /// On the worker's side.
 fn take_arena(
     worker: Option<&Worker>,
-    id: TaskId,
+    (id, takes_lazily): (TaskId, bool),
     is_right: &dyn Fn(&super::Head) -> bool,
 ) -> Result<&'static Header, String> {
     let gone = || format!("a parcel ({id}) is not here any more");
@@ -208,15 +224,27 @@ fn take_arena(
     if !is_right(head) {
         return Err(format!("a parcel holds a `{}`, not what the message wants", head.type_name()));
     }
-    if sight(id) != Sight::Here || !record.state.freeze_waiting() {
+    if sight(id, takes_lazily) != Sight::Here || !record.state.freeze_waiting() {
         return Err(gone());
     }
     let family = hold::family(worker);
     let owner = family.as_ref().and_then(|task| task.mobile());
+    let lent = match (body.lacking(), &family) {
+        (Some(lacking), Some(holder)) => lacking.lend(holder),
+        _ => Ok(false),
+    };
+    let Ok(is_lent) = lent.map_err(|count| tracing::debug!(%id, count, "pages are lost")) else {
+        // It ends as any task does whose pages are lost.
+        record.state.thaw();
+        door::push(record);
+        return Err(format!("a parcel ({id}) was lost with the node that had pages of it"));
+    };
     child::registry::insert(header.slot);
     body.clear_header();
-    record.state.release();
-    cluster().parcel_taken(id, &record);
+    if !is_lent {
+        record.state.release();
+        cluster().parcel_taken(id, &record);
+    }
     child::strip(header);
     hold::list(owner, header);
     child::registry::remove(header.slot);

@@ -131,6 +131,12 @@ fn closed() -> Result<(), JoinError> {
     assert_eq!(from.recv().as_deref(), Ok("two"));
     assert_eq!(from.recv(), Err(ChannelError::Closed));
     assert_eq!(from.recv(), Err(ChannelError::Closed));
+    // What is too long for the wire is not sent, and what comes after it is.
+    let (to, from) = migrt::channel(2);
+    let long = to.send("x".repeat(65 << 20));
+    assert!(matches!(&long, Err(ChannelError::NotSent(why)) if why.to_string().contains("parcel")));
+    to.send("short".to_owned()).expect("open");
+    assert_eq!(from.recv().as_deref(), Ok("short"));
     // A receiver that waits elsewhere hears of the end.
     let (to, from) = migrt::channel(2);
     let waits = migrt::spawn_on(NodeId(1), waits_for_one(from));

@@ -1,8 +1,9 @@
 //! Parcels: handed from task to task on one node and between nodes, held by tasks that move, given up.
 //!
-//! `parcels PARAGRAPH [ROUNDS]`, two nodes (three for `deaths`). Each paragraph prints `ok` and its name.
+//! `parcels PARAGRAPH [ROUNDS]`, two nodes (three for `deaths` and `lost`). Each paragraph prints `ok` and its name.
 //! Exit code 1 if something is wrong.
 
+mod lazy;
 mod left;
 mod values;
 
@@ -261,6 +262,11 @@ fn paragraph(name: &str, count: u64) -> Result<(), JoinError> {
         "unread" => at_baseline(unread, count)?,
         "statics" => statics(count)?,
         "rounds" => at_baseline(rounds, count)?,
+        "lazy" => {
+            at_baseline(lazy::rounds, count)?;
+            lazy::records()?;
+        }
+        "lost" => lazy::lost()?,
         "deaths" => deaths()?,
         other => panic!("no paragraph is called {other}"),
     }
@@ -272,7 +278,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let name = args.next().unwrap_or_else(|| "local".to_owned());
     let count = args.next().and_then(|arg| arg.parse().ok()).unwrap_or(20);
-    let nodes = if name == "deaths" { 3 } else { 2 };
+    let nodes = if ["deaths", "lost"].contains(&name.as_str()) { 3 } else { 2 };
     let run = migrt::Builder::new().workers(2).local_nodes(nodes).run(move || {
         if nodes == 2 {
             trip::settle();

@@ -15,6 +15,10 @@
 //! Who waits for a page: the task itself is suspended in the handler of its fault (`fault`); any other
 //! thread sleeps where it is, until pages come (`sleepers`).
 
+mod end;
+mod state;
+mod table;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,30 +26,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use migrt_iso::missing::{Mark, Missing as Kernel};
 use migrt_iso::{PAGE_LEN, SlotId};
 use migrt_proto::transfer::{
-    ChunkId, Fault, HotPage, Missing, PROFILE_PAGES_MAX, Page, PageAck, PageAsk, PageFrame,
-    PageSet, Run, Section, SectionKind, Waiter, Way,
+    ChunkId, Fault, Missing, PROFILE_PAGES_MAX, PageAck, PageAsk, PageFrame, PageSet, Run, Section,
+    SectionKind, Waiter, Way,
 };
 use migrt_proto::wire::StreamHead;
 use migrt_proto::{EntryId, Epoch, NodeId, TaskId};
 
+use self::state::Stage;
+pub(super) use self::state::State;
+pub(super) use self::table::find;
+pub(crate) use self::table::{fault, forget, link_back, link_lost, task_of};
 use super::fault::Verdict;
-use super::head;
-use super::missing_state::{Stage, State};
 use super::pages::{pages_of, ranges};
 use super::remains::{addr_of, number_of};
 use super::rounds::head_of_frame;
 use super::sleepers;
 use crate::cluster::Cluster;
+use crate::fail;
 use crate::task::body::{Doom, MobileBody};
 use crate::task::join::Waker;
 use crate::task::libc_buffers;
 use crate::task::record::TaskRef;
-
-static TABLE: Mutex<BTreeMap<SlotId, Arc<Lacking>>> = Mutex::new(BTreeMap::new());
-
-fn table() -> MutexGuard<'static, BTreeMap<SlotId, Arc<Lacking>>> {
-    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -60,63 +61,6 @@ pub(crate) struct Lacking {
     /// its pages are here. To its source that is a target that asks for nothing and takes its time.
     is_eager: AtomicBool,
     state: Mutex<State>,
-}
-
-/// What lacks pages in the slot of `addr`.
-fn at(addr: usize) -> Option<Arc<Lacking>> {
-    table().get(&SlotId::of_addr(addr)?).cloned()
-}
-
-/// The arrival of this name from `source`.
-pub(super) fn find(task: TaskId, epoch: Epoch, source: NodeId) -> Option<Arc<Lacking>> {
-    let table = table();
-    let is_it = |l: &&Arc<Lacking>| (l.task, l.epoch, l.source) == (task, epoch, source);
-    table.values().find(is_it).cloned()
-}
-
-/// Somebody touched a page of a registered range. With a waker: it is woken when the page is there.
-pub(crate) fn fault(addr: usize, waker: Option<Waker>) -> Verdict {
-    match at(addr) {
-        Some(lacking) => lacking.fault(addr, waker),
-        // The range has ended meanwhile.
-        None => Verdict::GoOn,
-    }
-}
-
-/// The task has given the slot up: nothing of it is to come any more.
-pub(crate) fn forget(slot: SlotId) {
-    let found = table().remove(&slot);
-    if let Some(lacking) = found {
-        lacking.forget(slot);
-    }
-}
-
-/// The link to `node` is lost.
-pub(crate) fn link_lost(node: NodeId) {
-    for lacking in from_node(node) {
-        let mut state = lacking.state();
-        state.missing.link_lost();
-        let feed = state.requests.take();
-        drop(state);
-        drop(feed);
-    }
-}
-
-/// The link to `node` is back.
-pub(crate) fn link_back(node: NodeId) {
-    for lacking in from_node(node) {
-        let mut state = lacking.state();
-        let asks = state.missing.link_back();
-        lacking.ask(&mut state, asks);
-        lacking.ask_lost(&mut state);
-    }
-}
-
-fn from_node(node: NodeId) -> Vec<Arc<Lacking>> {
-    let mut found: Vec<Arc<Lacking>> =
-        table().values().filter(|lacking| lacking.source == node).cloned().collect();
-    found.dedup_by_key(|lacking| lacking.task);
-    found
 }
 
 impl Lacking {
@@ -138,8 +82,10 @@ impl Lacking {
             waiter_count: 0,
             requests: None,
             record: None,
+            holder: None,
             doom: None,
             stage: Stage::Coming,
+            refused_since: None,
             is_settling: false,
         };
         let is_eager = AtomicBool::new(is_eager);
@@ -189,10 +135,7 @@ impl Lacking {
         }
         libc_buffers::ranges_added(state.ranges.len());
         drop(state);
-        let mut table = table();
-        for &slot in &self.slots {
-            table.insert(slot, self.clone());
-        }
+        self.enter_table();
         Ok(())
     }
 
@@ -240,7 +183,10 @@ impl Lacking {
         }
         let mut wake = Vec::new();
         let mut rest = bytes;
-        let mut done = Ok(());
+        let mut done = match fail::refuses("target.arrived") {
+            true => Err("MIGRT_FAIL has it so".to_owned()),
+            false => Ok(()),
+        };
         for item in &section.slots {
             let pages = pages_of(std::slice::from_ref(item)).ok_or(BAD)?;
             for run in pages.runs() {
@@ -266,14 +212,20 @@ impl Lacking {
         }
         // If not all could be installed, whoever waited for what could not asks again.
         let wakers = state.take_wakers(&wake);
-        crate::fail::point("target.arrived");
+        fail::point("target.arrived");
         if done.is_ok() {
             let ack = PageAck { task: self.task, epoch: self.epoch, chunks: vec![chunk] };
             self.request(&mut state, PageFrame::Ack(ack));
         }
+        let is_over = state.is_refused_for_good(done.is_ok());
         drop(state);
         sleepers::wake();
         wakers.into_iter().for_each(Waker::wake);
+        if let Err(why) = &done
+            && is_over
+        {
+            self.doom(|_| Doom::NotInstalled(why.clone()));
+        }
         self.settle();
         done
     }
@@ -333,7 +285,7 @@ impl Lacking {
             }
             Fault::SourceLost => return Verdict::Never,
             Fault::Ask(run) => {
-                crate::fail::point("target.faulted");
+                fail::point("target.faulted");
                 if state.first.len() < PROFILE_PAGES_MAX {
                     state.first.push(page);
                 }
@@ -364,132 +316,5 @@ impl Lacking {
         let mut start = Vec::new();
         StreamHead::Pages(frame).encode(&mut start);
         state.requests = self.cluster.open_urgent(self.source, start, |_| ());
-    }
-
-    /// If all pages are here: nothing is awaited any more, and the task is as free as any.
-    fn settle(&self) {
-        let mut state = self.state();
-        if state.stage != Stage::Installed || !state.missing.is_whole() || state.is_settling {
-            return;
-        }
-        state.is_settling = true;
-        drop(state);
-        crate::fail::point("target.whole");
-        // The core first: as soon as the task is free it may be frozen (rule 13 of the hand-off).
-        self.cluster.tell(|core, now| core.whole(now, self.task, self.epoch));
-        let mut state = self.state();
-        if state.stage != Stage::Installed {
-            return;
-        }
-        let record = self.give_up(&mut state);
-        let counts = state.missing.counts();
-        let first = std::mem::take(&mut state.first);
-        drop(state);
-        self.leave_table();
-        tracing::debug!(task = %self.task, ?counts, "whole");
-        self.cluster.metrics.followed(self.task, counts);
-        self.tell_first(&first);
-        if let Some(body) = record.as_ref().and_then(|record| record.mobile())
-            && let Some(arrival) = &mut body.journey().arrival
-        {
-            arrival.faults = counts.demand_faults + counts.shared_faults;
-        }
-        if let Some(record) = record {
-            super::untied(&record);
-        }
-    }
-
-    /// Which pages the task has waited for first.
-    fn tell_first(&self, first: &[Page]) {
-        let first: Vec<HotPage> =
-            first.iter().filter_map(|&page| head::hot_page(&self.slots, page)).collect();
-        if !first.is_empty() {
-            self.cluster.touched_first(self.entry, self.source, &first);
-        }
-    }
-
-    /// Ends the ranges: pages that are missing still are zeros from now on. Gives the task.
-    fn give_up(&self, state: &mut State) -> Option<TaskRef> {
-        state.stage = Stage::Over;
-        state.unregister_all();
-        if let Some(feed) = state.requests.take() {
-            feed.finish();
-        }
-        let record = state.record.take();
-        if let Some(body) = record.as_ref().and_then(|record| record.mobile()) {
-            body.set_lacking(None);
-        }
-        record
-    }
-
-    fn leave_table(&self) {
-        let mut table = table();
-        for slot in &self.slots {
-            if table.get(slot).is_some_and(|found| std::ptr::eq(&**found, self)) {
-                table.remove(slot);
-            }
-        }
-    }
-
-    /// The copy, or the task, needs no page any more. How many were missing.
-    pub(crate) fn close(&self) -> u64 {
-        let mut state = self.state();
-        let count = state.missing.pages().len();
-        let record = self.give_up(&mut state);
-        let waiters = std::mem::take(&mut state.waiters);
-        let first = std::mem::take(&mut state.first);
-        drop(state);
-        self.tell_first(&first);
-        self.leave_table();
-        sleepers::wake();
-        drop((record, waiters));
-        count
-    }
-
-    /// The source is gone for good. Whether every page is here all the same.
-    pub(crate) fn source_lost(&self) -> bool {
-        self.is_whole() || {
-            self.doom(|missing_pages| Doom::SourceLost { missing_pages });
-            false
-        }
-    }
-
-    /// The task is not to run on.
-    fn doom(&self, why: impl FnOnce(u64) -> Doom) {
-        let mut state = self.state();
-        let lost = state.missing.source_lost();
-        let wakers = state.take_wakers(&lost.wake);
-        let record = state.record.clone();
-        let doom = why(lost.missing_count);
-        state.doom = Some(doom.clone());
-        drop(state);
-        if let Some(record) = record {
-            record.mobile().expect("only mobile tasks move").set_doom(doom);
-            crate::exec::door::wake(record);
-        }
-        sleepers::wake();
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    fn forget(&self, slot: SlotId) {
-        let mut state = self.state();
-        let kernel = Kernel::global().expect("a range is registered");
-        let ranges = std::mem::take(&mut state.ranges);
-        for (addr, len) in ranges {
-            if slot.contains(addr) {
-                let ended = kernel.unregister(addr, len);
-                assert!(ended.is_ok(), "a range cannot be unregistered: {ended:?}");
-                libc_buffers::ranges_ended(1);
-            } else {
-                state.ranges.push((addr, len));
-            }
-        }
-        let whole = Run::new(number_of(slot.base()), (slot.len() / PAGE_LEN) as u64);
-        let dead = state.missing.pages().within(whole);
-        let wake = state.missing.dead(&dead);
-        let wakers = state.take_wakers(&wake);
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-        self.settle();
     }
 }

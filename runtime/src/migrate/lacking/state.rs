@@ -1,6 +1,7 @@
 //! What a task that runs without some of its pages waits for.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use migrt_iso::KernelError;
 use migrt_iso::missing::Missing as Kernel;
@@ -12,31 +13,38 @@ use crate::task::join::Waker;
 use crate::task::libc_buffers;
 use crate::task::record::TaskRef;
 
+/// A page that cannot be installed is sent again. After so long the task is given up.
+const INSTALL_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Of one such task; under the lock of its `Lacking`.
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) missing: Missing,
+pub(in crate::migrate) struct State {
+    pub(in crate::migrate) missing: Missing,
     /// Of these, pages that the source takes for kept here.
-    pub(super) lost: PageSet,
+    pub(in crate::migrate) lost: PageSet,
     /// Pages that were waited for, in the order in which they were touched; some are left out.
-    pub(super) first: Vec<Page>,
+    pub(in crate::migrate) first: Vec<Page>,
     /// What is registered: address and length.
-    pub(super) ranges: Vec<(usize, usize)>,
-    pub(super) waiters: BTreeMap<u64, Waker>,
-    pub(super) waiter_count: u64,
-    pub(super) requests: Option<BulkFeed>,
+    pub(in crate::migrate) ranges: Vec<(usize, usize)>,
+    pub(in crate::migrate) waiters: BTreeMap<u64, Waker>,
+    pub(in crate::migrate) waiter_count: u64,
+    pub(in crate::migrate) requests: Option<BulkFeed>,
     /// The task, once it runs.
-    pub(super) record: Option<TaskRef>,
+    pub(in crate::migrate) record: Option<TaskRef>,
+    /// It is a parcel that was lent to this task.
+    pub(in crate::migrate) holder: Option<TaskRef>,
     /// It is not to run on.
-    pub(super) doom: Option<Doom>,
-    pub(super) stage: Stage,
+    pub(in crate::migrate) doom: Option<Doom>,
+    pub(in crate::migrate) stage: Stage,
+    /// Since when no page could be installed that came.
+    pub(in crate::migrate) refused_since: Option<Instant>,
     /// All is here, and the core is being told.
-    pub(super) is_settling: bool,
+    pub(in crate::migrate) is_settling: bool,
 }
 
 /// How far the arrival is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(in crate::migrate) enum Stage {
     /// The core has not heard of the head.
     Coming,
     /// It has.
@@ -48,7 +56,7 @@ pub(super) enum Stage {
 impl State {
     /// Pages of `run` came: those that are missing are installed, and whoever waits for them is to be woken. What
     /// cannot be installed stays missing, whatever the kernel did with it.
-    pub(super) fn install(
+    pub(in crate::migrate) fn install(
         &mut self,
         run: Run,
         way: Way,
@@ -68,11 +76,20 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn take_wakers(&mut self, waiters: &[Waiter]) -> Vec<Waker> {
+    /// A chunk was installed, or not; whether that has gone on for too long.
+    pub(in crate::migrate) fn is_refused_for_good(&mut self, was_installed: bool) -> bool {
+        if was_installed {
+            self.refused_since = None;
+            return false;
+        }
+        self.refused_since.get_or_insert_with(Instant::now).elapsed() > INSTALL_PATIENCE
+    }
+
+    pub(in crate::migrate) fn take_wakers(&mut self, waiters: &[Waiter]) -> Vec<Waker> {
         waiters.iter().filter_map(|waiter| self.waiters.remove(&waiter.0)).collect()
     }
 
-    pub(super) fn unregister_all(&mut self) {
+    pub(in crate::migrate) fn unregister_all(&mut self) {
         for (addr, len) in std::mem::take(&mut self.ranges) {
             let kernel = Kernel::global().expect("a range is registered");
             let ended = kernel.unregister(addr, len);
