@@ -112,6 +112,32 @@ pub(crate) fn with_stopped_threads<R>(
     }))
 }
 
+/// Why the last stop was given up: the number of a thread that did not stand, or one of these.
+static WHY: AtomicI32 = AtomicI32::new(0);
+const WHY_BUSY: i32 = -1;
+const WHY_ACTIVE: i32 = -2;
+const WHY_UNSEEN: i32 = -3;
+
+/// Why the last stop that was given up was, in words.
+pub(crate) fn why_given_up() -> String {
+    // Relaxed: for people.
+    match WHY.load(Ordering::Relaxed) {
+        WHY_BUSY => "another thread stops them all the time".to_owned(),
+        WHY_ACTIVE => "a thread has not left the last stop".to_owned(),
+        WHY_UNSEEN => "the list of threads cannot be read, or signalled, as a whole".to_owned(),
+        tid => {
+            let name = std::fs::read_to_string(format!("/proc/self/task/{tid}/comm"));
+            let name = name.unwrap_or_default();
+            format!("thread {tid} ({}) does not stop: it blocks a signal", name.trim_end())
+        }
+    }
+}
+
+fn give_up<R>(why: i32) -> Option<R> {
+    WHY.store(why, Ordering::Relaxed);
+    None
+}
+
 /// Lets the threads go on, however the stop ended.
 struct Release;
 
@@ -173,6 +199,7 @@ static TABLE: Table = Table {
 fn begin(end: Instant) -> bool {
     while BUSY.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
         if Instant::now() >= end {
+            WHY.store(WHY_BUSY, Ordering::Relaxed);
             return false;
         }
         std::thread::sleep(LOOK_AGAIN);
@@ -180,6 +207,7 @@ fn begin(end: Instant) -> bool {
     // Rule 1.
     while ACTIVE.load(Ordering::SeqCst) != 0 {
         if Instant::now() >= end {
+            WHY.store(WHY_ACTIVE, Ordering::Relaxed);
             BUSY.store(false, Ordering::Release);
             return false;
         }
@@ -204,7 +232,7 @@ fn stop_all(end: Instant) -> Option<usize> {
         // SAFETY: BUSY is ours.
         let (listing, seen) =
             unsafe { (&mut (*TABLE.listing.get()).0, &mut *TABLE.signalled.get()) };
-        let (mut others, mut standing) = (0, 0);
+        let (mut others, mut standing, mut last) = (0, 0, WHY_UNSEEN);
         let whole = for_each_thread(listing, &mut |tid| {
             if tid == own {
                 return true;
@@ -214,6 +242,7 @@ fn stop_all(end: Instant) -> Option<usize> {
                 standing += 1;
                 return true;
             }
+            last = tid;
             if seen[..signalled].contains(&tid) {
                 return true;
             }
@@ -228,14 +257,14 @@ fn stop_all(end: Instant) -> Option<usize> {
             unsafe { raw::syscall(libc::SYS_tgkill, sent) != -(libc::EAGAIN as isize) }
         });
         if !whole {
-            return None;
+            return give_up(WHY_UNSEEN);
         }
         // Rule 2: those that stood before the list began are all that it names.
         if others == standing && standing == known {
             return Some(known);
         }
         if Instant::now() >= end {
-            return None;
+            return give_up(last);
         }
         if others != standing {
             wait(&STOPPED, known as u32, Some(LOOK_AGAIN));

@@ -198,6 +198,7 @@ impl Arrive {
                 }
                 _ => Ok(incoming),
             });
+        let meets_remains = copy.meets_remains();
         if incoming.is_err() {
             std::mem::take(&mut copy).undo();
         }
@@ -208,7 +209,10 @@ impl Arrive {
         match &arrive.incoming {
             Ok(_) => cluster.expect_arrival(task, epoch, arrive.arrival.clone()),
             Err(why) => {
-                let why = Refusal::Other { why: why.clone() };
+                let why = match meets_remains {
+                    true => Refusal::InTheWay { what: why.clone() },
+                    false => Refusal::Other { why: why.clone() },
+                };
                 arrive.incoming = Err(String::new());
                 cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
             }

@@ -43,6 +43,8 @@ pub(super) struct Copy {
     pub(super) lost: PageSet,
     /// How many there were.
     pub(super) lost_count: u64,
+    /// Another task has left something where this one is to lie.
+    meets_remains: bool,
     /// The stream has ended: what is lost is all that is awaited.
     pub(super) is_streamed: bool,
     /// Of the slot of a task that has not started.
@@ -99,6 +101,11 @@ impl Copy {
             self.lost = same;
         }
         self.lost_count = self.lost.len();
+    }
+
+    /// Whether it cannot come for what another task has left here.
+    pub(super) fn meets_remains(&self) -> bool {
+        self.meets_remains
     }
 
     /// Takes the slots of a section that are not taken yet, and prepares the first.
@@ -257,6 +264,7 @@ impl Copy {
                 }
                 Err(conflict) => {
                     if matches!(conflict, Conflict::Remains(_)) {
+                        self.meets_remains = true;
                         remains::look_soon();
                     }
                     return Err(conflict.to_string());

@@ -184,7 +184,7 @@ fn leave(task: TaskRef) {
         Err(why) => {
             cluster.metrics.refused();
             tracing::debug!(task = %body.id, target, %why, "a move is refused");
-            body.set_refusal(why.to_string());
+            body.set_refusal(why.clone());
             body.journey().order = None;
             end_offer(body);
             gate::left(body.id);
@@ -386,7 +386,7 @@ pub(crate) fn resume_here(cluster: &Cluster, task: TaskRef, epoch: Epoch, why: &
 
 fn give_up(cluster: &Cluster, body: &MobileBody, epoch: Epoch, why: &Refusal) {
     tracing::debug!(task = %body.id, %why, "a move failed; the task goes on here");
-    body.set_refusal(why.to_string());
+    body.set_refusal(why.clone());
     body.epoch.store(epoch.0, Ordering::Relaxed);
     cluster.metrics.refused();
     body.journey().order = None;

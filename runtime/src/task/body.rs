@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use migrt_proto::wire::{MoveRecord, Strategy};
+use migrt_proto::wire::{MoveRecord, Refusal, Strategy};
 use migrt_proto::{EntryId, Epoch, NodeId, TaskId};
 
 use super::adopted;
@@ -74,7 +74,7 @@ mod tie {
 #[derive(Debug, Default)]
 pub(crate) struct Journey {
     frozen_at: Option<Instant>,
-    refusal: Option<String>,
+    refusal: Option<Refusal>,
     /// How the core has ordered it.
     pub(crate) order: Option<Order>,
     /// The rounds of it, if pages go while the task runs.
@@ -387,11 +387,11 @@ impl MobileBody {
         self.travels().shipped.lock().unwrap()
     }
 
-    pub(crate) fn set_refusal(&self, why: String) {
+    pub(crate) fn set_refusal(&self, why: Refusal) {
         self.journey().refusal = Some(why);
     }
 
-    pub(crate) fn take_refusal(&self) -> Option<String> {
+    pub(crate) fn take_refusal(&self) -> Option<Refusal> {
         self.any_journey()?.refusal.take()
     }
 }

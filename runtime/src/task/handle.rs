@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use migrt_proto::wire::TaskState;
 
+use super::again::Again;
+use super::here::PATIENCE;
 use super::scrub;
 use crate::cluster::ask;
 use crate::entry::{self, Output};
@@ -97,7 +99,14 @@ impl<R> JoinHandle<R> {
 
     #[inline(never)]
     fn ask_move(&self, target: NodeId, strategy: wire::Strategy) -> Result<()> {
-        match ask::ask(self.task, Ask::Move { target, strategy }) {
+        let mut again = Again::for_at_most(PATIENCE);
+        let answer = loop {
+            let answer = ask::ask(self.task, Ask::Move { target, strategy });
+            if !matches!(answer, Answer::Move(Err(Refusal::InTheWay { .. }))) || !again.waits() {
+                break answer;
+            }
+        };
+        match answer {
             Answer::Move(Ok(_)) => Ok(()),
             Answer::Move(Err(why)) => {
                 let goes_on = match why {

@@ -1,14 +1,21 @@
 //! Where a task is, and how it moves itself.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use migrt_proto::NodeId;
+use migrt_proto::wire::Refusal;
 
+use super::again::Again;
 use super::coro::Suspend;
 use super::current::{self, on_worker, to_callers_heap};
+use super::header::Header;
 use super::{scrub, wish};
 use crate::cluster::cluster;
 use crate::error::{Error, Kind, Result};
+
+/// So long a move is tried again that what another task has left is in the way of.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The node the caller runs on now. A mobile task may be elsewhere after its next suspension.
 #[must_use]
@@ -41,7 +48,8 @@ pub fn nodes() -> Vec<NodeId> {
 ///
 /// # Errors
 /// The task goes on where it is and the error says why: it is pinned, or the target is no live node
-/// or has no room, or the caller is no mobile task.
+/// or has no room, or the caller is no mobile task. What another task has left there, and is about to be
+/// collected, is waited for, up to a second.
 #[inline(always)]
 pub fn migrate_to(target: NodeId) -> Result<()> {
     scrub::below::<{ scrub::DEEP }>();
@@ -66,9 +74,25 @@ fn move_to(target: NodeId) -> Result<()> {
     if std::thread::panicking() {
         return Err(Error::new(Kind::Move, "a task that is unwinding does not move"));
     }
-    if here() == target {
-        return Ok(());
+    let mut again = Again::for_at_most(PATIENCE);
+    loop {
+        if here() == target || goes_to(header, target) {
+            return Ok(());
+        }
+        if !is_told(|why| matches!(why, Refusal::InTheWay { .. })) || !again.waits() {
+            break;
+        }
     }
+    let (id, why) = (header.id, refusal());
+    Err(Error::new(
+        Kind::Move,
+        format!("task {id} was not moved to node {target}: {why}; it goes on on node {}", here()),
+    ))
+}
+
+/// Orders the move and waits for its end; whether the calling task is there.
+#[inline(never)]
+fn goes_to(header: &Header, target: NodeId) -> bool {
     let id = header.id;
     let moves = header.moves.load(Ordering::Relaxed);
     // Only plain words come back from the worker's side over a suspension: of a `Result` or `Option`
@@ -80,39 +104,34 @@ fn move_to(target: NodeId) -> Result<()> {
         let ordered =
             cluster().tell(|core, now| core.order(now, id, target, wish::of_oneself(header)));
         if let (Some(body), Err(why)) = (body, &ordered) {
-            body.set_refusal(why.to_string());
+            body.set_refusal(why.clone());
         }
         ordered.is_ok()
     });
-    if is_ordered {
-        loop {
-            // Moved, or told that it will not be: the order is on its way either way.
-            header.suspend(Suspend::Park);
-            if here() == target {
-                return Ok(());
-            }
-            // Counted: others may have moved it on, even back to where it was, before it ran.
-            if has_refusal() || header.moves.load(Ordering::Relaxed) != moves {
-                break;
-            }
+    while is_ordered {
+        // Moved, or told that it will not be: the order is on its way either way.
+        header.suspend(Suspend::Park);
+        if here() == target {
+            return true;
+        }
+        // Counted: others may have moved it on, even back to where it was, before it ran.
+        if is_told(|_| true) || header.moves.load(Ordering::Relaxed) != moves {
+            break;
         }
     }
-    let why = refusal();
-    Err(Error::new(
-        Kind::Move,
-        format!("task {id} was not moved to node {target}: {why}; it goes on on node {}", here()),
-    ))
+    false
 }
 
-/// Whether the calling mobile task was told why it does not move.
+/// Whether the calling mobile task was told why it does not move, and that is such a reason.
 #[inline(never)]
-fn has_refusal() -> bool {
+fn is_told(is_such: fn(&Refusal) -> bool) -> bool {
     on_worker(|worker| {
         let body = worker.and_then(|w| w.task()).and_then(|r| r.mobile());
         body.is_some_and(|body| match body.take_refusal() {
             Some(why) => {
+                let is_such = is_such(&why);
                 body.set_refusal(why);
-                true
+                is_such
             }
             None => false,
         })
@@ -125,6 +144,9 @@ fn refusal() -> String {
     on_worker(|worker| {
         let body = worker.and_then(|w| w.task()).and_then(|r| r.mobile());
         let why = body.and_then(|body| body.take_refusal());
-        to_callers_heap(&why.unwrap_or_else(|| "it was moved elsewhere meanwhile".to_owned()))
+        to_callers_heap(&match why {
+            Some(why) => why.to_string(),
+            None => "it was moved elsewhere meanwhile".to_owned(),
+        })
     })
 }

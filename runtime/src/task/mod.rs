@@ -7,6 +7,7 @@
 
 #[expect(unsafe_code, reason = "walks a list through slots that a task owns")]
 pub(crate) mod adopted;
+mod again;
 #[expect(unsafe_code, reason = "points into the slot that a task owns")]
 pub(crate) mod body;
 #[expect(unsafe_code, reason = "registers what messages have in the place of an entry")]

@@ -169,7 +169,8 @@ fn a_long_cut_between_two_that_reach_node_0_only_makes_them_wait() {
 /// places.
 #[test]
 fn a_node_that_is_cut_off_for_long_stops_and_only_its_tasks_are_lost() {
-    let journey = Journey::begin("off", 4, Profile::CLEAN, [10, 30, 64, 7_000]);
+    // So many that some are on the node, and some are not.
+    let journey = Journey::begin("off", 4, Profile::CLEAN, [20, 30, 64, 7_000]);
     let hub = journey.cluster.hub();
     std::thread::sleep(Duration::from_millis(1_000));
     hub.cut_off(1);
@@ -180,5 +181,5 @@ fn a_node_that_is_cut_off_for_long_stops_and_only_its_tasks_are_lost() {
     hub.mend_all();
     let over = journey.end(Some(1));
     over.ended[0].expect(1, &["members 2"]);
-    assert!(over.lost > 0 && over.lost < 10, "{}", over.tail());
+    assert!(over.lost > 0 && over.lost < 20, "{}", over.tail());
 }

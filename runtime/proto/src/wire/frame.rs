@@ -375,6 +375,12 @@ pub enum Refusal {
     },
     /// No slot is left for the task.
     OutOfSlots { slot_len: u64 },
+    /// What another task has left at the target lies where this one is to come, and is looked at: it may be gone in a
+    /// moment.
+    InTheWay {
+        #[serde(with = "text")]
+        what: String,
+    },
     /// The driver refuses, in its words: a slot in use, an entry that is not there.
     Other {
         #[serde(with = "text")]
@@ -409,6 +415,7 @@ impl fmt::Display for Refusal {
                  before spawning more, or start more nodes",
                 slot_len >> 10
             ),
+            Refusal::InTheWay { what } => write!(out, "{what}, which something there still uses"),
             Refusal::Other { why } => write!(out, "{why}"),
         }
     }

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use migrt_iso::arena::Arena;
 use migrt_iso::{SlotId, page};
 
+use super::stall::{Blind, Stall};
 use super::{Kept, table};
 use crate::census::{self, Scratch, StoppedThread, TaskSight};
 use crate::cluster::cluster;
@@ -91,6 +92,7 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
         let mut floor = (0, 0);
         // When to look once more, though nothing has left since.
         let mut again = None;
+        let mut stall = Stall::new();
         loop {
             let is_asked = wait_until_asked(again);
             if is_asked {
@@ -105,7 +107,7 @@ pub(crate) fn start_collector() -> std::io::Result<()> {
             }
             URGENT.store(false, Ordering::SeqCst);
             let since = Instant::now();
-            let left = collect();
+            let left = stall.note(collect());
             super::fill_bases();
             floor = super::held();
             // What looked like a reference may be gone when it is looked at once more; and a look that
@@ -144,15 +146,17 @@ pub(crate) fn collect_if_due() {
     static LAST: Mutex<Option<Instant>> = Mutex::new(None);
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     if last.is_none_or(|last| last.elapsed() > REST) {
-        collect();
+        let _ = collect();
         *last = Some(Instant::now());
     }
 }
 
-/// Drops the remains that nothing reaches; how many are left. `None`: a thread could not be stopped (it
-/// blocks the signal), or not all was seen, and all stay. Any thread but a task's own stack.
+/// Drops the remains that nothing reaches; how many are left. On any stack but a task's own.
+///
+/// # Errors
+/// Not all could be seen, and all stay.
 #[inline(never)]
-pub(crate) fn collect() -> Option<usize> {
+pub(crate) fn collect() -> Result<usize, Blind> {
     // From here down the stack holds addresses of what is looked for.
     // The 128 bytes below the address count too, as a red zone: they are the mark's own.
     let mark = std::hint::black_box([0usize; 16 + 1]);
@@ -163,10 +167,10 @@ pub(crate) fn collect() -> Option<usize> {
 }
 
 #[inline(never)]
-fn collect_from(caller: usize) -> Option<usize> {
+fn collect_from(caller: usize) -> Result<usize, Blind> {
     let mut table = table();
     if table.is_empty() {
-        return Some(0);
+        return Ok(0);
     }
     // Taken before the stop, so that no stopped thread holds them.
     let transit = super::transit();
@@ -175,7 +179,7 @@ fn collect_from(caller: usize) -> Option<usize> {
     let held = parcel::held();
     let mut marking = Marking::new(&table);
     let sight = TaskSight { worker_tp, worker_rsp };
-    let mut scratch = Scratch::new(sight)?;
+    let mut scratch = Scratch::new(sight).ok_or(Blind::Memory)?;
     scratch.set_caller_from(caller);
     let mut complete = false;
     let stopped = cluster().hold_residents(|residents| {
@@ -209,8 +213,11 @@ fn collect_from(caller: usize) -> Option<usize> {
     drop(children);
     drop(stacks);
     drop(transit);
-    if stopped.is_none() || !complete {
-        return None;
+    if stopped.is_none() {
+        return Err(Blind::Stop);
+    }
+    if !complete {
+        return Err(Blind::Parts);
     }
     let mut reached = marking.reached.into_iter();
     let all = std::mem::take(&mut *table);
@@ -223,7 +230,7 @@ fn collect_from(caller: usize) -> Option<usize> {
             kept.drop_all();
         }
     }
-    Some(table.len())
+    Ok(table.len())
 }
 
 impl Marking {

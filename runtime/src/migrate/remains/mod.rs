@@ -23,6 +23,7 @@ mod copies;
 mod hashes;
 mod merge;
 pub(crate) mod shelf;
+mod stall;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

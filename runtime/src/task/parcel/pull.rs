@@ -10,7 +10,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use migrt_proto::TaskId;
 use migrt_proto::wire::{Answer, Ask, Refusal, Strategy};
@@ -19,20 +19,17 @@ use super::{Parcel, hold};
 use crate::cluster::{ask, cluster};
 use crate::exec::door;
 use crate::exec::worker::Worker;
+use crate::task::again::Again;
 use crate::task::current::{self, on_worker, to_callers_heap, wait_until};
 use crate::task::here::here;
 use crate::task::join::Waker;
 use crate::task::record::TaskRef;
-use crate::task::sleep::sleep;
 use crate::task::state::{Park, Phase};
 use crate::task::{child, header::Header};
 
 /// What is in the way of a parcel mostly goes within a second (remains of a task that left), or at once (another step of
 /// a move). After so long it is an error.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two tries, ever longer: as long as its pages come and go, they lead to what is in the way.
-const PAUSE: Duration = Duration::from_millis(2);
-const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Who waits for which parcel to come to rest here, and how many they are.
 static WAITING: Mutex<Vec<(TaskId, Waker)>> = Mutex::new(Vec::new());
@@ -156,8 +153,7 @@ pub(super) fn bring_all(ids: &[TaskId]) -> Result<(), String> {
 }
 
 fn bring(id: TaskId, takes_lazily: bool) -> Result<(), String> {
-    let since = Instant::now();
-    let mut pause = PAUSE;
+    let mut again = Again::for_at_most(PATIENCE);
     loop {
         match wait_for_sight(id, takes_lazily) {
             Sight::Here => return Ok(()),
@@ -169,10 +165,7 @@ fn bring(id: TaskId, takes_lazily: bool) -> Result<(), String> {
         let strategy = Strategy::Usual;
         match ask::ask(id, Ask::Move { target: here(), strategy }) {
             Answer::Move(Ok(_)) => {}
-            Answer::Move(Err(why)) if may_pass(&why) && since.elapsed() < PATIENCE => {
-                sleep(pause);
-                pause = (2 * pause).min(PAUSE_MAX);
-            }
+            Answer::Move(Err(why)) if may_pass(&why) && again.waits() => {}
             Answer::Move(Err(why)) => return Err(format!("a parcel ({id}) cannot be had: {why}")),
             Answer::Info(_) => unreachable!("a move was asked for"),
         }
