@@ -110,7 +110,8 @@ fn compare(before: &Measured, after: &Measured) -> Result<(), String> {
         if (a.watched, a.lacking) != (b.watched, b.lacking) {
             return Err(format!("n{node} watches more, or less: {b:?} before, {a:?} after"));
         }
-        if a.descriptors != b.descriptors || a.threads != b.threads {
+        // Fewer are well: a thread that gives memory back in a while was there before.
+        if a.descriptors > b.descriptors || a.threads > b.threads {
             return Err(format!("n{node} has more open: {b:?} before, {a:?} after"));
         }
     }
