@@ -108,15 +108,17 @@ fn goes_to(header: &Header, target: NodeId) -> bool {
         }
         ordered.is_ok()
     });
-    while is_ordered {
-        // Moved, or told that it will not be: the order is on its way either way.
-        header.suspend(Suspend::Park);
-        if here() == target {
-            return true;
-        }
-        // Counted: others may have moved it on, even back to where it was, before it ran.
-        if is_told(|_| true) || header.moves.load(Ordering::Relaxed) != moves {
-            break;
+    if is_ordered {
+        loop {
+            // Moved, or told that it will not be: the order is on its way either way.
+            header.suspend(Suspend::Park);
+            if here() == target {
+                return true;
+            }
+            // Counted: others may have moved it on, even back to where it was, before it ran.
+            if is_told(|_| true) || header.moves.load(Ordering::Relaxed) != moves {
+                break;
+            }
         }
     }
     false
