@@ -14,13 +14,6 @@ pub(super) struct Mapping {
     pub(super) kind: Kind,
 }
 
-impl Mapping {
-    /// Whether `next` goes on where this one ends, and is of the same kind.
-    pub(super) fn is_continued_by(&self, next: &Mapping) -> bool {
-        *next == Mapping { start: self.end, end: next.end, ..*self }
-    }
-}
-
 /// What lies there, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -147,24 +140,5 @@ mod tests {
             true
         }));
         assert!(own_stack);
-    }
-
-    #[test]
-    fn only_a_neighbour_of_the_same_kind_continues_a_mapping() {
-        let kind = Kind::Anonymous;
-        let stack = Mapping {
-            start: 0x2000,
-            end: 0x5000,
-            readable: true,
-            writable: true,
-            private: true,
-            kind,
-        };
-        let above = Mapping { start: 0x5000, end: 0x9000, ..stack };
-        assert!(stack.is_continued_by(&above));
-        assert!(!above.is_continued_by(&stack));
-        assert!(!stack.is_continued_by(&Mapping { start: 0x6000, ..above }));
-        assert!(!stack.is_continued_by(&Mapping { writable: false, ..above }));
-        assert!(!stack.is_continued_by(&Mapping { kind: Kind::File, ..above }));
     }
 }

@@ -209,13 +209,6 @@ impl Tables {
             if in_region(mapping.start) {
                 return true;
             }
-            // Parts of one whole, of a stack say, may differ in what is of no interest here.
-            if let Some(last) = mappings[..*mapping_count].last_mut()
-                && last.is_continued_by(&mapping)
-            {
-                last.end = mapping.end;
-                return true;
-            }
             if *mapping_count == MAPPINGS_MAX {
                 return false;
             }
