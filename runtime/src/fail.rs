@@ -2,8 +2,8 @@
 //!
 //! `MIGRT_FAIL=target.installed=kill@3` kills the process the third time it comes by; `=stop` stops
 //! it (SIGSTOP); `target.told=forget` drops what was kept of a task each time that was told;
-//! `target.arrived=refuse` installs no page that comes after its task; `source.lingers=dawdle` has what watches a departed task's pages end two seconds later. `n1:` before it means node 1
-//! only: the nodes of a local cluster share one environment. Without the variable a point is one load and one branch.
+//! `target.arrived=refuse` installs no page that comes after its task; `source.lingers=dawdle` has what
+//! watches a departed task's pages end two seconds later. `n1:` before it means node 1 only: the nodes of a local cluster share one environment. Without the variable a point is one load and one branch.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -67,8 +67,8 @@ pub(crate) fn arm(node: u16) -> Result<()> {
             Kind::Config,
             format!(
                 "MIGRT_FAIL is to be POINT=kill, POINT=stop, target.told=forget, \
-                 target.arrived=refuse or source.lingers=dawdle, maybe with n1: before it (node 1 only) and @N after it (the \
-                 N-th time), POINT one of {}; but is {text:?}: correct or unset it",
+                 target.arrived=refuse or source.lingers=dawdle, maybe with n1: before it (node 1 \
+                 only) and @N after it (the N-th time), POINT one of {}; but is {text:?}: correct or unset it",
                 POINTS.join(", ")
             ),
         )

@@ -128,7 +128,10 @@ pub(crate) fn why_given_up() -> String {
         tid => {
             let name = std::fs::read_to_string(format!("/proc/self/task/{tid}/comm"));
             let name = name.unwrap_or_default();
-            format!("thread {tid} ({}) does not stop: it blocks a signal", name.trim_end())
+            let name = name.trim_end();
+            format!(
+                "thread {tid} ({name}) did not stop in time: it blocks signals, or gets no core"
+            )
         }
     }
 }

@@ -115,20 +115,6 @@ impl Drop for Done<'_> {
     }
 }
 
-/// Nothing holds the key's word, or only the stacks of threads that have ended for as long as libc keeps them.
-fn expect_gone(key: Key) {
-    let mut found = holders(key);
-    for _ in 0..50 {
-        if found.is_empty() {
-            return;
-        }
-        assert!(found.iter().all(|&root| root == Root::Mapping), "{found:?}");
-        std::thread::sleep(Duration::from_millis(20));
-        found = holders(key);
-    }
-    panic!("still held: {found:?}");
-}
-
 /// The key's word has this root, whatever others.
 fn expect_held(key: Key, root: Root) {
     let found = holders(key);
@@ -288,7 +274,7 @@ fn a_word_on_a_stack_is_found_and_below_the_stack_pointer_it_is_not() {
         },
         |tid| {
             expect_held(live, Root::Stack(tid));
-            expect_gone(dead);
+            assert_eq!(holders(dead), []);
         },
     );
 }
@@ -348,14 +334,14 @@ fn a_word_in_a_mapping_is_found_unless_it_is_excluded() {
     let map = raw::map(1 << 20).unwrap();
     // SAFETY: a mapping of ours.
     unsafe { ((map + 300_000) as *mut usize).write_volatile(key.word()) };
-    expect_held(key, Root::Mapping);
+    assert_eq!(holders(key), [Root::Mapping]);
     assert!(exclude(map, 1 << 20));
-    expect_gone(key);
+    assert_eq!(holders(key), []);
     unexclude(map);
-    expect_held(key, Root::Mapping);
+    assert_eq!(holders(key), [Root::Mapping]);
     // SAFETY: made above, used no more.
     unsafe { raw::unmap(map, 1 << 20) };
-    expect_gone(key);
+    assert_eq!(holders(key), []);
 }
 
 #[test]

@@ -35,19 +35,6 @@ impl Cluster {
         Ok(id)
     }
 
-    /// Starts a call here whose result is its arguments, and which may be wanted on any node.
-    pub(crate) fn spawn_message(
-        &'static self,
-        worker: Option<&Worker>,
-        entry: EntryId,
-        args: Vec<u8>,
-    ) -> Result<TaskId, Refusal> {
-        if args.len() > BYTES_LEN_MAX {
-            return Err(too_long("the message's bytes", args.len()));
-        }
-        self.spawn_here(worker, entry, args)
-    }
-
     /// Starts a call on another node; what that node refuses is the task's outcome.
     pub(crate) fn spawn_at(
         &'static self,
@@ -55,9 +42,7 @@ impl Cluster {
         entry: EntryId,
         args: Vec<u8>,
     ) -> Result<TaskId, Refusal> {
-        if args.len() > BYTES_LEN_MAX {
-            return Err(too_long("its arguments", args.len()));
-        }
+        check_len("its arguments", args.len())?;
         self.tell(|core, now| core.spawn_at(now, node, entry, args))
     }
 
@@ -73,6 +58,11 @@ impl Cluster {
 pub(crate) fn promise_slot() -> Result<SlotPromise, Refusal> {
     let none = Refusal::OutOfSlots { slot_len: TASK_CLASS.slot_len() as u64 };
     door::promise_slot(TASK_CLASS).ok_or(none)
+}
+
+/// Whether so many bytes go to another node.
+pub(crate) fn check_len(what: &str, len: usize) -> Result<(), Refusal> {
+    if len > BYTES_LEN_MAX { Err(too_long(what, len)) } else { Ok(()) }
 }
 
 /// What cannot go to another node because of its length.

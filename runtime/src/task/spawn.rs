@@ -17,7 +17,7 @@ use super::header::TASK_CLASS;
 use super::record::TaskRef;
 use super::stack::DEFAULT_CLASS;
 use super::{local, parcel, scrub};
-use crate::cluster::cluster;
+use crate::cluster::{cluster, home};
 use crate::entry::Call;
 use crate::error::{JoinError, SpawnError};
 use crate::exec::door;
@@ -199,7 +199,9 @@ fn start_encoded(
         let args = if from_mobile { args.clone() } else { std::mem::take(&mut args) };
         let spawned = match target {
             Some(node) if node != cluster.me() => cluster.spawn_at(node, entry, args),
-            _ if !ties => cluster.spawn_message(worker, entry, args),
+            // A message may be wanted on any node.
+            _ if !ties => home::check_len("the message", args.len())
+                .and_then(|()| cluster.spawn_here(worker, entry, args)),
             _ => cluster.spawn_here(worker, entry, args),
         };
         if ties || spawned.is_err() {

@@ -30,6 +30,9 @@ pub(crate) fn came(parcel: &TaskRef, holder: &TaskRef) -> bool {
 /// Waits until all of a held parcel is here.
 pub(super) fn wait_until_whole(header: &Header) {
     let slot = header.slot;
+    if !header.prefix.has_travelled() {
+        return;
+    }
     if on_worker(|_| lacking::task_of(slot)).is_none() {
         return;
     }
