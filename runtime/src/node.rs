@@ -267,11 +267,13 @@ fn wait_for_nodes(node: &Node, mut children: Option<&mut crate::launch::Children
             return Err(Error::new(Kind::Cluster, why));
         }
         if std::time::Instant::now() > until {
+            let last = node.cluster.last_failure();
+            let last = last.map_or_else(String::new, |why| format!(" (last trouble: {why})"));
             return Err(Error::new(
                 Kind::Start,
                 format!(
                     "nodes {missing:?} have not joined in {} s: look at their output, \
-                     and check that they can reach this one",
+                     and check that they can reach this one{last}",
                     JOIN_PATIENCE.as_secs()
                 ),
             ));

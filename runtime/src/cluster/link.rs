@@ -123,6 +123,21 @@ impl Handler for Link {
         self.cluster.tell(|core, now| core.peer_down(now, NodeId(peer)));
     }
 
+    fn stranger(&self, error: &LinkError) {
+        let text = error.to_string();
+        tracing::warn!(%text, "a stranger called");
+        let first = self.cluster.last_failure.lock().unwrap().replace(text.clone()).is_none();
+        if first && !self.cluster.missing().is_empty() {
+            // It may be one of those that are waited for, with a wrong identity.
+            // One write, so that it is not mixed with what others say.
+            let text = format!(
+                "migrt: node {} did not let a caller in and waits on: {text}\n",
+                self.cluster.me
+            );
+            eprint!("{text}");
+        }
+    }
+
     fn link_failed(&self, error: &LinkError) {
         let text = error.to_string();
         tracing::warn!(%text, "link failed");

@@ -274,6 +274,11 @@ impl Cluster {
     }
 
     /// Why a link to a node did not come up, if that is final.
+    /// Why the last link that did not come up did not.
+    pub(crate) fn last_failure(&self) -> Option<String> {
+        self.last_failure.lock().unwrap().clone()
+    }
+
     pub(crate) fn link_error(&self) -> Option<String> {
         self.link_error.lock().unwrap().clone()
     }

@@ -127,6 +127,11 @@ impl LinkError {
         !matches!(self, Self::Unreachable { .. })
     }
 
+    /// Whether one side did not accept the other's certificate.
+    pub(super) fn is_about_certificates(&self) -> bool {
+        matches!(self, Self::CertificateRefused { .. } | Self::CertificateInvalid { .. })
+    }
+
     /// The peer's address.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {

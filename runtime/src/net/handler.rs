@@ -33,7 +33,14 @@ pub trait Handler: Send + Sync + 'static {
     /// when the peer said that it closes.
     fn peer_down(&self, peer: u16, why: &str);
 
-    /// A dialled or incoming link did not come up. For a dialled address that is merely
+    /// A caller did not get in because one side did not accept the other's certificate. It has not
+    /// proved to be of this cluster, so nothing that is waited for may fail by it: it may be a node of
+    /// another cluster that looks for one whose port this node has now.
+    fn stranger(&self, error: &LinkError) {
+        let _ = error;
+    }
+
+    /// A dialled link, or an incoming one of a node of this cluster, did not come up. For a dialled address that is merely
     /// unreachable, once per outage, and dialling goes on; a refusal ends it
     /// ([`LinkError::is_final`]).
     fn link_failed(&self, error: &LinkError) {

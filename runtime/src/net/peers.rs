@@ -252,7 +252,11 @@ impl Hub {
                     link::run(&hub, addr, connecting, transport::IDLE_TIMEOUT).await
                 {
                     hub.touch();
-                    hub.handler.link_failed(&error);
+                    if error.is_about_certificates() {
+                        hub.handler.stranger(&error);
+                    } else {
+                        hub.handler.link_failed(&error);
+                    }
                 }
             });
         }

@@ -22,6 +22,7 @@ enum Event {
     Up(u16),
     Down(u16, String),
     Failed(LinkError),
+    Stranger(LinkError),
     Frame(u16, Vec<u8>),
     Bulk { peer: u16, header: Vec<u8>, len: usize, sum: u64, complete: bool },
 }
@@ -94,6 +95,15 @@ impl Log {
         })
     }
 
+    fn wait_stranger(&self) -> LinkError {
+        self.wait(|events| {
+            events.iter().find_map(|event| match event {
+                Event::Stranger(error) => Some(error.clone()),
+                _ => None,
+            })
+        })
+    }
+
     fn count(&self, matches: impl Fn(&Event) -> bool) -> usize {
         lock(&self.events).iter().filter(|event| matches(event)).count()
     }
@@ -127,6 +137,10 @@ impl Handler for Probe {
 
     fn peer_down(&self, peer: u16, why: &str) {
         self.log.push(Event::Down(peer, why.to_owned()));
+    }
+
+    fn stranger(&self, error: &LinkError) {
+        self.log.push(Event::Stranger(error.clone()));
     }
 
     fn link_failed(&self, error: &LinkError) {

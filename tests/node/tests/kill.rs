@@ -95,7 +95,7 @@ fn cases(roles: &[Roles]) -> Vec<Case> {
 
 #[test]
 fn whatever_step_a_node_dies_at_its_task_ends_once() {
-    for_each(&cases(&ROLES), 2, Case::run);
+    for_each(&cases(&ROLES), 4, Case::run);
 }
 
 #[test]

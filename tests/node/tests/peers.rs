@@ -107,12 +107,22 @@ fn a_missing_or_damaged_identity_is_named() {
 }
 
 #[test]
-fn a_node_of_another_cluster_is_refused() {
+fn a_node_of_another_cluster_is_refused_and_harms_nobody() {
     let (ours, theirs) = (ClusterDir::create(2).unwrap(), ClusterDir::create(2).unwrap());
     let zero = node(FAULTY, &ours, 0, &[]);
     let address = address(&ours);
-    let one = node(FAULTY, &theirs, 1, &[("MIGRT_JOIN", &address)]);
-    refuse(zero, one, &["cannot join", "certificate", "cluster"]);
+    let since = Instant::now();
+    for _ in 0..3 {
+        let stranger = node(FAULTY, &theirs, 1, &[("MIGRT_JOIN", &address)]).end();
+        stranger.expect(1, &["cannot join", "certificate", "cluster"]);
+    }
+    assert!(since.elapsed() < QUICK, "it took {:?}", since.elapsed());
+    // Node 0 has said who was not let in, and the one that it waits for is.
+    let one = node(FAULTY, &ours, 1, &[]);
+    let zero = zero.end();
+    zero.expect(0, &["sum 6"]);
+    assert_eq!(zero.text().matches("node n0 did not let a caller in and waits on").count(), 1);
+    assert_eq!(one.end().code(), 0);
 }
 
 #[test]

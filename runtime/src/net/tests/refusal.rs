@@ -13,7 +13,7 @@ fn a_certificate_of_another_cluster_is_refused_and_both_sides_say_so() {
     let error = theirs.log.wait_failed();
     assert!(matches!(error, LinkError::CertificateInvalid { .. }), "{error}");
     assert!(error.is_final());
-    let error = ours.log.wait_failed();
+    let error = ours.log.wait_stranger();
     assert!(matches!(error, LinkError::CertificateRefused { .. }), "{error}");
 }
 
@@ -27,11 +27,12 @@ fn a_peer_that_trusts_us_but_is_of_another_cluster_is_refused() {
     theirs.net.dial(ours.addr());
     let error = theirs.log.wait_failed();
     assert!(matches!(error, LinkError::CertificateRefused { .. }), "{error}");
-    let error = ours.log.wait_failed();
+    let error = ours.log.wait_stranger();
     assert!(matches!(error, LinkError::CertificateInvalid { .. }), "{error}");
     for log in [&ours.log, &theirs.log] {
         assert_eq!(log.count(|event| matches!(event, Event::Up(_))), 0);
     }
+    assert_eq!(ours.log.count(|event| matches!(event, Event::Failed(_))), 0);
 }
 
 #[test]
@@ -44,7 +45,7 @@ fn a_peer_without_certificate_is_refused_and_both_sides_say_so() {
     let error = theirs.log.wait_failed();
     assert!(matches!(error, LinkError::CertificateRefused { .. }), "{error}");
     assert!(error.to_string().contains("wants a certificate and got none"), "{error}");
-    let error = ours.log.wait_failed();
+    let error = ours.log.wait_stranger();
     assert!(matches!(error, LinkError::CertificateInvalid { .. }), "{error}");
     assert!(error.to_string().contains("no certificates"), "{error}");
 }
