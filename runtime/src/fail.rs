@@ -7,7 +7,6 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 
@@ -41,12 +40,10 @@ pub(crate) const POINTS: &[&str] = &[
     "source.round",
     "target.round",
     "source.frozen",
+    "source.committed",
     "source.shipped",
     "target.shipping",
     "target.installed",
-    "target.ready",
-    "source.ready",
-    "source.committed",
     "target.commit",
     "target.thawed",
     "source.serving",
@@ -128,20 +125,6 @@ pub(crate) fn refuses(name: &str) -> bool {
     is_to(Deed::Refuse, name)
 }
 
-/// Waits until the process has struck at the point, if it is to do so the next time: a step that comes after it
-/// may be another thread's, and be quicker than whoever passes the point.
-pub(crate) fn after(name: &str) {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    if !is_armed() {
-        return;
-    }
-    let Some(plan) = PLAN.get().filter(|plan| plan.point == name) else { return };
-    let until = Instant::now() + PATIENCE;
-    while plan.seen.load(Ordering::SeqCst) + 1 == plan.at && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 fn is_to(deed: Deed, name: &str) -> bool {
     is_armed() && PLAN.get().is_some_and(|plan| plan.deed == deed && plan.point == name)
 }
@@ -183,8 +166,8 @@ mod tests {
         assert_eq!(parse("target.commit=stop").unwrap().deed, Deed::Stop);
         assert_eq!(parse("target.told=forget").unwrap().deed, Deed::Forget);
         assert_eq!(parse("target.arrived=refuse").unwrap().deed, Deed::Refuse);
-        let plan = parse("n12:source.ready=stop@2").unwrap();
-        assert_eq!((plan.node, plan.point.as_str(), plan.at), (Some(12), "source.ready", 2));
+        let plan = parse("n12:source.shipped=stop@2").unwrap();
+        assert_eq!((plan.node, plan.point.as_str(), plan.at), (Some(12), "source.shipped", 2));
         for wrong in [
             "",
             "nowhere=kill",

@@ -54,9 +54,8 @@ fn control() -> Vec<Vec<u8>> {
         frames.extend([
             Frame::Spawn { task, entry: EntryId(1), args: vec![4] },
             Frame::Copying { task, epoch },
-            Frame::Ready { task, epoch },
             Frame::Refuse { task, epoch, reason },
-            Frame::Commit { task, epoch, lazy: true },
+            Frame::Retract { task, epoch },
             Frame::Whole { task, epoch },
             Frame::InDoubt { task, epoch, target: place },
             Frame::InDoubtAnswer { task, epoch, verdict: Verdict::GoOn { epoch } },

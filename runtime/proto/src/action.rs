@@ -38,8 +38,8 @@ pub enum Action {
     /// runs; not before it is whole); then suspend and freeze it, and `frozen` or `frozen_lazily`, or `freeze_failed`.
     /// Nothing, if it has just ended. `strategy` is the wish, within its limits.
     Freeze { task: TaskId, target: NodeId, epoch: Epoch, strategy: Strategy },
-    /// Source: send the frozen task (what the rounds have not brought; the head, if lazy) to `to`, under `epoch`.
-    /// `ship_failed` if that breaks. The task stays frozen.
+    /// Source: send the frozen task (what the rounds have not brought; the head, if lazy) to `to`, under `epoch`;
+    /// `commit` before the last byte. `ship_failed` if that breaks. The task stays frozen.
     Ship { task: TaskId, epoch: Epoch, to: NodeId },
     /// Source: the move failed before `frozen`; the task runs on here in `epoch`. Its rounds end here and now. It may
     /// be in the middle of a freeze: then that is carried on to its end, and `frozen` is answered with `ResumeHere`.
@@ -82,12 +82,12 @@ pub enum Action {
 pub enum Fault {
     #[default]
     None,
-    /// The source goes on at once when the target of a sent commit has died (breaks rule 6).
+    /// The source goes on at once when the target of a committed try has died (breaks rule 6).
     ResumeInDoubt,
     /// The source takes a broken link for a failed move, commit or not (breaks rule 5).
     ResumeAfterCommit,
-    /// The target runs what it has installed, without the commit (breaks rule 3).
-    ThawOnInstall,
+    /// The target takes a shipment that it was asked for before it came (breaks rule 16).
+    ForgetRetract,
     /// The home reports tasks lost, and answers doubts, without hearing the others (breaks rule 7).
     LoseAtOnce,
     /// A node whose lease has ended goes on.
@@ -130,7 +130,7 @@ pub(crate) struct Cx<'a> {
     pub(crate) now: Micros,
     pub(crate) members: &'a Members,
     pub(crate) out: &'a mut Out,
-    /// How long a target may take to become ready.
-    pub(crate) ready_limit: Micros,
+    /// How long a target may take from the freeze on.
+    pub(crate) try_limit: Micros,
     pub(crate) fault: Fault,
 }

@@ -43,8 +43,10 @@ fn check(how: Strategy) {
         arrive(&mut trio, task, epoch, B, C).unwrap();
         refused(&mut trio, task, "shipping");
     }
-    // Ready, commit, thaw and acknowledgement follow at once over these links.
-    trio.act(C, |core, now| core.installed(now, task, epoch));
+    trio.commit(task, B, epoch);
+    refused(&mut trio, task, "committed");
+    // Thaw and acknowledgement follow at once over these links.
+    trio.act(C, |core, now| core.installed(now, task, epoch, is_lazy));
     assert!(trio.take(C).contains(&Action::Thaw { task, epoch }));
     let left = if is_lazy {
         Action::Serve { task, epoch, to: C }
@@ -65,7 +67,8 @@ fn check(how: Strategy) {
     trio.act(C, |core, now| core.frozen(now, task));
     assert_eq!(trio.take(C), [Action::Ship { task, epoch: next, to: A }]);
     arrive(&mut trio, task, next, C, A).unwrap();
-    trio.act(A, |core, now| core.installed(now, task, next));
+    trio.commit(task, C, next);
+    trio.act(A, |core, now| core.installed(now, task, next, false));
     assert!(trio.take(A).contains(&Action::Thaw { task, epoch: next }));
     trio.returned(A, task);
     assert_eq!(trio.on(A).try_join(task), TryJoin::Done(Outcome::Returned(vec![42])));

@@ -6,7 +6,7 @@ use migrt_proto::{
     Action, EntryId, Epoch, NodeId, TaskId, Token, TryJoin,
     wire::{Answer, Ask, Outcome, Refusal, ShipHeader, Strategy},
 };
-use trio::{A, B, C, PRE_COPY, Trio, arrive, at_b, order, place};
+use trio::{A, B, C, PRE_COPY, Trio, arrive, at_b, order};
 
 /// Runs at C, which lacks pages that B has.
 fn lazily(trio: &mut Trio, task: TaskId) -> Epoch {
@@ -14,7 +14,8 @@ fn lazily(trio: &mut Trio, task: TaskId) -> Epoch {
     trio.act(B, |core, now| core.frozen_lazily(now, task));
     assert_eq!(trio.take(B), [Action::Ship { task, epoch, to: C }]);
     arrive(trio, task, epoch, B, C).unwrap();
-    trio.act(C, |core, now| core.installed(now, task, epoch));
+    trio.commit(task, B, epoch);
+    trio.act(C, |core, now| core.installed(now, task, epoch, true));
     assert!(trio.take(C).contains(&Action::Thaw { task, epoch }));
     assert_eq!(trio.take(B), [Action::Serve { task, epoch, to: C }]);
     assert_eq!((trio.on(C).lacking(task), trio.on(B).serving_count()), (Some(B), 1));
@@ -70,22 +71,24 @@ fn an_asker_hears_of_a_lazy_move_when_the_task_runs_there() {
     let epoch = Epoch(2);
     trio.act(B, |core, now| core.frozen_lazily(now, task));
     arrive(&mut trio, task, epoch, B, C).unwrap();
-    trio.act(C, |core, now| core.installed(now, task, epoch));
+    trio.commit(task, B, epoch);
+    trio.act(C, |core, now| core.installed(now, task, epoch, true));
     let answer = Answer::Move(Ok(C));
     assert!(trio.take(A).contains(&Action::Answered { task, token: Token(1), answer }));
     assert_eq!(trio.on(B).serving_count(), 1);
 }
 
 #[test]
-fn a_task_that_lacks_nothing_may_say_so_before_the_commit() {
+fn a_task_that_lacks_nothing_may_say_so_at_once() {
     let mut trio = Trio::new();
     let task = at_b(&mut trio);
     let epoch = order(&mut trio, task, B, C, Strategy::PostCopy);
     trio.act(B, |core, now| core.frozen_lazily(now, task));
     trio.take(B);
     arrive(&mut trio, task, epoch, B, C).unwrap();
+    trio.commit(task, B, epoch);
     let now = trio.now;
-    trio.on(C).installed(now, task, epoch);
+    trio.on(C).installed(now, task, epoch, true);
     trio.act(C, |core, now| core.whole(now, task, epoch));
     let released = Action::ReleaseSource { task, epoch, to: C };
     assert_eq!(trio.take(B), [Action::Serve { task, epoch, to: C }, released]);
@@ -178,11 +181,7 @@ fn a_lazy_commit_that_the_dead_target_never_received_lets_the_source_go_on_with_
     trio.act(B, |core, now| core.frozen_lazily(now, task));
     trio.take(B);
     arrive(&mut trio, task, epoch, B, C).unwrap();
-    let now = trio.now;
-    trio.on(C).installed(now, task, epoch);
-    for (to, bytes) in sends(&mut trio, C) {
-        trio.on(to).receive(now, C, &bytes).unwrap();
-    }
+    trio.commit(task, B, epoch);
     trio.kill(C);
     let told = trio.take(B);
     let is_resumed =
@@ -204,31 +203,23 @@ fn sends(trio: &mut Trio, from: NodeId) -> Vec<(NodeId, Vec<u8>)> {
 }
 
 #[test]
-fn a_lazy_commit_for_a_copy_that_went_with_its_home_leaves_nobody_serving() {
-    // Home C, source B, target A. C dies while the commit is on its way.
+fn a_copy_that_went_with_its_home_leaves_nobody_serving() {
+    // Home C, source B, target A. C dies while the last of the head is on its way.
     let mut trio = Trio::new();
     let task = trio.act(C, |core, now| core.spawn_at(now, B, EntryId(1), Vec::new())).unwrap();
     trio.take(B);
     let epoch = order(&mut trio, task, B, A, Strategy::PostCopy);
     trio.act(B, |core, now| core.frozen_lazily(now, task));
     arrive(&mut trio, task, epoch, B, A).unwrap();
-    let now = trio.now;
-    trio.on(A).installed(now, task, epoch);
-    for (to, bytes) in sends(&mut trio, A) {
-        trio.on(to).receive(now, A, &bytes).unwrap();
-    }
-    let commit = sends(&mut trio, B);
-    trio.dead.push(C);
-    trio.on(A).process_exited(now, place(C));
-    let deaths = sends(&mut trio, A);
-    for (to, bytes) in commit {
-        trio.on(to).receive(now, B, &bytes).unwrap();
-    }
-    for (to, bytes) in deaths.into_iter().filter(|(to, _)| *to == B) {
-        trio.on(to).receive(now, A, &bytes).unwrap();
-    }
-    trio.drive();
-    assert!(trio.take(B).contains(&Action::ReleaseSource { task, epoch, to: A }));
+    trio.commit(task, B, epoch);
+    trio.take(B);
+    trio.kill(C);
+    assert!(trio.take(A).contains(&Action::DropCopy { task, epoch }));
+    let told = trio.take(B);
+    let why = Refusal::HomeDied { node: C };
+    assert!(told.contains(&Action::ResumeHere { task, epoch: Epoch::FIRST, why }), "{told:?}");
+    assert!(told.contains(&Action::CancelTask { task, why: None }), "{told:?}");
+    trio.act(B, |core, now| core.ended(now, task, Outcome::Cancelled));
     assert_eq!((trio.on(A).backlog().0, trio.on(B).backlog().0), (0, 0));
 }
 

@@ -6,7 +6,7 @@ use migrt_proto::{
     Action, EntryId, Epoch, Micros, TaskId, TryJoin,
     wire::{Outcome, Refusal, Strategy},
 };
-use trio::{A, B, C, PRE_COPY, READY_LIMIT, Trio, at_b, order, pass};
+use trio::{A, B, C, PRE_COPY, TRY_LIMIT, Trio, at_b, order, pass};
 
 /// Ordered from B to C, and the first round has arrived.
 fn copying(trio: &mut Trio, task: TaskId) -> Epoch {
@@ -23,12 +23,13 @@ fn rounds_take_their_time_and_the_rest_goes_in_the_epoch_of_the_order() {
     let task = at_b(&mut trio);
     let epoch = copying(&mut trio, task);
     for _ in 0..20 {
-        pass(&mut trio, Micros(READY_LIMIT.0 / 2));
+        pass(&mut trio, Micros(TRY_LIMIT.0 / 2));
     }
     assert!(trio.take(B).is_empty() && trio.take(C).is_empty());
     trio.act(B, |core, now| core.frozen(now, task));
     assert_eq!(trio.take(B), [Action::Ship { task, epoch, to: C }]);
-    trio.act(C, |core, now| core.installed(now, task, epoch));
+    trio.commit(task, B, epoch);
+    trio.act(C, |core, now| core.installed(now, task, epoch, false));
     assert!(trio.take(C).contains(&Action::Thaw { task, epoch }));
     assert_eq!(trio.take(B), [Action::ReleaseSource { task, epoch, to: C }]);
     trio.returned(C, task);
@@ -36,13 +37,13 @@ fn rounds_take_their_time_and_the_rest_goes_in_the_epoch_of_the_order() {
 }
 
 #[test]
-fn the_time_to_become_ready_counts_from_the_freeze() {
+fn the_limit_of_a_try_counts_from_the_freeze() {
     let mut trio = Trio::new();
     let task = at_b(&mut trio);
     let epoch = copying(&mut trio, task);
     trio.act(B, |core, now| core.frozen(now, task));
     trio.take(B);
-    pass(&mut trio, Micros(READY_LIMIT.0 - 1));
+    pass(&mut trio, Micros(TRY_LIMIT.0 - 1));
     assert!(trio.take(B).is_empty());
     pass(&mut trio, Micros(1));
     let why = Refusal::Timeout;

@@ -78,7 +78,7 @@ fn a_try_that_fails_before_the_commit_leaves_the_task_at_its_source_and_the_next
     assert_eq!(trio.take(A), [Action::ResumeHere { task, epoch: Epoch::FIRST, why }]);
     assert_eq!(trio.take(B), [Action::DropCopy { task, epoch: first }]);
     // The word of the first try comes too late.
-    trio.act(B, |core, now| core.installed(now, task, first));
+    trio.act(B, |core, now| core.installed(now, task, first, false));
     assert!(trio.ship(task, A, B) > first);
 }
 
@@ -125,14 +125,8 @@ fn a_commit_that_the_dead_target_never_received_lets_the_source_go_on() {
     let task = trio.act(A, |core, now| core.spawn_at(now, B, EntryId(1), Vec::new())).unwrap();
     trio.take(B);
     let epoch = trio.ship(task, B, C);
-    // C says it is ready, and dies before anything else reaches it.
-    let now = trio.now;
-    trio.on(C).installed(now, task, epoch);
-    while let Some(action) = trio.on(C).poll_action() {
-        if let Action::Send { to, bytes } = action {
-            trio.on(to).receive(now, C, &bytes).unwrap();
-        }
-    }
+    // C dies while the last byte is on its way.
+    trio.commit(task, B, epoch);
     trio.kill(C);
     let why = Refusal::TargetDied { node: C };
     let resumed = trio.take(B).into_iter().find_map(|action| match action {

@@ -96,7 +96,7 @@ impl Cluster {
             }
             Action::Thaw { task, epoch } => {
                 let arrival = self.arrivals.lock().unwrap().remove(&(task, epoch));
-                let arrival = arrival.expect("an installed copy waits for its commit");
+                let arrival = arrival.expect("a copy that was installed");
                 fail::point("target.commit");
                 let record = arrival.thaw(epoch);
                 self.residents.insert(task, record.clone());
@@ -130,15 +130,7 @@ impl Cluster {
 
     fn send(&self, to: NodeId, bytes: Vec<u8>) {
         let Some(net) = self.net.get() else { return };
-        let is_commit = fail::is_armed() && migrt_proto::describe(&bytes).contains(" Commit {");
-        if is_commit {
-            fail::after("source.shipped");
-            fail::point("source.ready");
-        }
         net.send(to.0, bytes);
-        if is_commit {
-            fail::point("source.committed");
-        }
     }
 
     /// Does `deed` when the kernel has what was given to `send` before.

@@ -3,13 +3,12 @@
 //! ```text
 //! bulk stream opens   adopt slots, guard the stack        (conflict: refuse, the task stays away)
 //! chunks              install pages; in rounds, sections of them, each over those before
-//! stream ends         all there, and fits over remains    Ready
-//! commit              set the clock, the epoch; thaw      Ack, resume
+//! stream ends         all there, and fits over remains    Ack
+//! thaw                set the clock, the epoch            resume
 //! abort, death        discard: slots are not ours
 //! ```
 //!
-//! Post-copy: behind the head, which is all that the commit waits for, chunks follow on the same
-//! stream (`lacking`).
+//! Post-copy: behind the head, whose last byte is the commit, chunks follow on the same stream (`lacking`).
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
@@ -34,7 +33,7 @@ use crate::task::header::{Header, Layout, TASK_CLASS};
 use crate::task::record::{Body, TaskRef};
 use crate::task::tls::TlsLayout;
 
-/// A copy that is being installed, or waits for its commit.
+/// A copy that is being installed.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(super) task: TaskId,
@@ -94,7 +93,7 @@ impl Arrival {
         cluster.tell(|core, now| core.install_failed(now, task, epoch, why));
     }
 
-    /// The commit has come: the task is this node's, in `epoch`.
+    /// The task is this node's, in `epoch`.
     pub(crate) fn thaw(&self, epoch: Epoch) -> TaskRef {
         let state = std::mem::replace(&mut *self.state.lock().unwrap(), State::Gone);
         let State::Here(copy) = state else { unreachable!("thawed a discarded copy") };
@@ -307,9 +306,8 @@ impl Arrive {
             if !lazy.lacking.is_eager() {
                 lazy.is_ready = true;
                 crate::fail::point("target.installed");
-                cluster.tell(|core, now| core.installed(now, task, epoch));
+                cluster.tell(|core, now| core.installed(now, task, epoch, true));
                 lazy.lacking.installed();
-                crate::fail::point("target.ready");
             }
         }
         let Lazy { lacking, chunks, is_ready, has_called } = lazy;
@@ -330,10 +328,9 @@ impl Arrive {
                 return Ok(());
             }
             cluster.tell(|core, now| {
-                core.installed(now, task, epoch);
+                core.installed(now, task, epoch, true);
                 core.whole(now, task, epoch);
             });
-            crate::fail::point("target.ready");
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use migrt_proto::{Epoch, NodeId};
 use super::remains::{Base, Parts, addr_of};
 use super::rounds::{Checkpoint, Work};
 use super::watch::{self, Watch};
-use super::{Manifest, check};
+use super::{Manifest, check, ship};
 use crate::cluster::Cluster;
 use crate::exec::door;
 use crate::fail;
@@ -352,6 +352,9 @@ impl Copying {
         }
         check::take(&mut manifest, header);
         section.extra = postcard::to_stdvec(&manifest).expect("plain data encodes");
+        if !ship::commit(cluster, body.id, self.epoch) {
+            return Err("it was called off".to_owned());
+        }
         work.push(cluster, (body.id, self), section, parts)?;
         work.feed.take().expect("just written to").finish();
         Ok((std::mem::take(&mut work.base), byte_count))

@@ -82,10 +82,9 @@ impl Arrival {
         crate::fail::point("target.installed");
         let task = self.task;
         match self.fit() {
-            Ok(()) => cluster.tell(|core, now| core.installed(now, task, epoch)),
+            Ok(()) => cluster.tell(|core, now| core.installed(now, task, epoch, false)),
             Err(why) => self.fail(cluster, epoch, why),
         }
-        crate::fail::point("target.ready");
     }
 }
 

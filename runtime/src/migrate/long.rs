@@ -8,8 +8,7 @@
 //! verdict    no word leads out: the stream is finished     else it is broken off, and the move refused
 //! ```
 //!
-//! The target cannot be ready before the stream is finished, so nothing is committed before the
-//! verdict. A word that only looks as if it led out has the whole frozen task scanned as at the freeze
+//! The end of the stream is the commit, so nothing is committed before the verdict. A word that only looks as if it led out has the whole frozen task scanned as at the freeze
 //! of others.
 
 use std::collections::VecDeque;
@@ -24,7 +23,7 @@ use migrt_proto::{Epoch, NodeId};
 use super::audit::Suspects;
 use super::image::{self, Image};
 use super::remains::{Base, Parts};
-use super::ship::{NO_SLOT, head_of, manifest, prepare};
+use super::ship::{NO_SLOT, commit, head_of, manifest, prepare};
 use super::{check, mobile, scan_words, slots_of};
 use crate::cluster::Cluster;
 use crate::config::Audit;
@@ -104,6 +103,10 @@ pub(super) fn ship(
     copier.note();
     *shipped = Some(Arc::new(copier.base));
     cluster.metrics.shipped(page_count, byte_count);
+    if !commit(cluster, id, epoch) {
+        is_broken_here.store(true, Ordering::SeqCst);
+        return Err(failed("it was called off"));
+    }
     sender.feed.finish();
     Ok(())
 }

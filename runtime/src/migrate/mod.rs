@@ -262,6 +262,8 @@ fn check(body: &MobileBody, target: NodeId) -> Result<(), Refusal> {
     if target == cluster().me() {
         return Err(Refusal::Other { why: "it is there already".to_owned() });
     }
+    // At once, not behind those that wait for the link to come back.
+    ship::has_link(cluster(), target).map_err(|why| Refusal::ShipFailed { why })?;
     let pins = pins::of(body);
     if !pins.is_empty() {
         return Err(Refusal::Pinned { what: pins.join(", ") });

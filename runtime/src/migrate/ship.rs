@@ -164,6 +164,12 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         Ok(header) => header,
         Err(why) => return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why)),
     };
+    if let Err(why) = has_link(cluster, to) {
+        return cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
+    }
+    if !commit(cluster, id, epoch) {
+        return;
+    }
     cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count + header.len());
     cluster.send_bulk(to, header, parts, move |result| {
         if let Err(why) = result {
@@ -171,6 +177,24 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         }
     });
     fail::point("source.shipped");
+}
+
+/// To commit without a link would leave the task frozen until there is one again.
+pub(super) fn has_link(cluster: &Cluster, to: NodeId) -> Result<(), String> {
+    match cluster.is_linked(to) {
+        true => Ok(()),
+        false => Err(format!("there is no link to {to}")),
+    }
+}
+
+/// Asks the core whether the last byte of a shipment may go to the wire: it is the commit. `false`: the try is
+/// over, and the stream is to be broken off.
+pub(super) fn commit(cluster: &Cluster, task: TaskId, epoch: Epoch) -> bool {
+    let may = cluster.tell_only(|core| core.commit(task, epoch));
+    if may {
+        fail::point("source.committed");
+    }
+    may
 }
 
 /// A shipment's head as it opens the stream.

@@ -66,7 +66,7 @@ impl Case {
 fn a_pause_at_any_step_makes_no_task_run_twice() {
     let of = |home, source, target| Roles { home, source, target };
     let all = count("MIGRT_STOP_ALL", 0) > 0;
-    let usual = ["source.shipped", "source.committed", "target.ready", "target.thawed"];
+    let usual = ["source.committed", "source.shipped", "target.installed", "target.thawed"];
     let mut cases = Vec::new();
     for (point, fate) in CASES {
         let roles: &[Roles] = match (all, usual.contains(&point)) {

@@ -8,6 +8,7 @@ use migrt_proto::{
 use crate::{
     chaos::Trouble,
     event::Event,
+    net::ConnId,
     process::{Local, PAGES, Plan},
     world::World,
 };
@@ -218,14 +219,41 @@ impl World {
             let soon = delay + self.rng.range(0, 30_000);
             self.at(soon, Event::Trouble(Trouble::Strike(at.node, to.node)));
         }
-        if self.rng.chance(3) {
-            let again = delay + self.rng.range(100, 500_000);
-            self.at(
-                again,
-                Event::Ship { conn, from: at, to, header: header.clone(), local: copy.clone() },
-            );
+        // The source may take a stream for broken that arrives all the same, and later than its question.
+        let delay = if self.rng.chance(3) { delay + self.rng.range(0, 400_000) } else { delay };
+        if self.rng.chance(4) {
+            let soon = self.rng.range(0, 2 * delay);
+            self.at(soon, Event::ShipFailed { at, task, epoch });
         }
-        self.at(delay, Event::Ship { conn, from: at, to, header, local: copy });
+        // A long shipment begins to arrive before its last byte is sent.
+        let is_whole = self.rng.chance(60);
+        let process = self.process(at).expect("checked");
+        if is_whole && !process.core.commit(task, epoch) {
+            return;
+        }
+        self.at(delay, Event::Ship { conn, from: at, to, header, local: copy, is_whole });
+        if !is_whole {
+            let (last, after) = (self.rng.range(100, 60_000), self.now + delay);
+            self.at(last, Event::Commit { conn, at, to, task, epoch, after });
+        }
+    }
+
+    /// The last byte of a shipment is to be sent; it arrives behind the others, so `after` that time.
+    pub(crate) fn commit(
+        &mut self,
+        at: Place,
+        (conn, to): (ConnId, Place),
+        (task, epoch): (TaskId, Epoch),
+        after: u64,
+    ) {
+        let now = self.now;
+        let delay = self.rng.range(100, 30_000).max((after + 1).saturating_sub(now));
+        let process = self.process(at).expect("checked");
+        if process.core.commit(task, epoch) {
+            self.at(delay, Event::Last { conn, from: at, to, task, epoch });
+        } else {
+            self.at(delay, Event::Broken { at: to, task, epoch });
+        }
     }
 
     fn send(&mut self, at: Place, to: NodeId, bytes: Vec<u8>) {

@@ -18,6 +18,24 @@ pub(crate) enum Event {
         to: Place,
         header: ShipHeader,
         local: Local,
+        is_whole: bool,
+    },
+    /// The source of a shipment that began to arrive is about to send its last byte.
+    Commit {
+        conn: ConnId,
+        at: Place,
+        to: Place,
+        task: TaskId,
+        epoch: Epoch,
+        after: u64,
+    },
+    /// The last byte arrives.
+    Last {
+        conn: ConnId,
+        from: Place,
+        to: Place,
+        task: TaskId,
+        epoch: Epoch,
     },
     ShipFailed {
         at: Place,
@@ -124,7 +142,8 @@ pub(crate) enum Event {
 impl World {
     pub(crate) fn event(&mut self, event: Event) {
         let at = match &event {
-            Event::Control { to, .. } | Event::Ship { to, .. } => *to,
+            Event::Control { to, .. } | Event::Ship { to, .. } | Event::Last { to, .. } => *to,
+            Event::Commit { at, .. } => *at,
             Event::Rounds { to, .. } | Event::Rest { to, .. } => *to,
             Event::Request { to, .. } | Event::Page { to, .. } => *to,
             Event::Round { at, .. } | Event::Broken { at, .. } | Event::Fetch { at, .. } => *at,
@@ -151,10 +170,20 @@ impl World {
                     }
                 }
             }
-            Event::Ship { conn, from, to, header, local } => {
+            Event::Commit { conn, at, to, task, epoch, after } => {
+                self.commit(at, (conn, to), (task, epoch), after);
+            }
+            Event::Last { conn, from, to, task, epoch } => {
+                if self.net.is_current(from.node, to.node, conn) {
+                    self.last_arrives(at, task, epoch);
+                } else if self.rng.chance(50) {
+                    self.at(1_000, Event::ShipFailed { at: from, task, epoch });
+                }
+            }
+            Event::Ship { conn, from, to, header, local, is_whole } => {
                 if self.net.is_current(from.node, to.node, conn) {
                     self.link_up(at, from.node, conn);
-                    self.ship_arrives(at, from.node, conn, &header, local);
+                    self.ship_arrives(at, from.node, conn, &header, local, is_whole);
                 } else if self.rng.chance(50) {
                     self.at(
                         1_000,

@@ -50,6 +50,7 @@ impl World {
         conn: ConnId,
         header: &ShipHeader,
         local: Local,
+        is_whole: bool,
     ) {
         let now = Micros(self.now);
         let Some(process) = self.process(at) else { return };
@@ -57,11 +58,23 @@ impl World {
             return;
         }
         self.carry_out(at);
-        let delay = self.rng.range(100, 20_000);
         if let Some(process) = self.process(at) {
-            let arrival = Arrival { local, conn, is_written: false, is_ready: false };
+            let arrival =
+                Arrival { local, conn, is_written: false, is_whole: false, is_ready: false };
             process.arriving.insert(header.task, arrival);
-            self.at(delay, Event::Install { at, task: header.task, epoch: header.epoch });
+            if is_whole {
+                self.last_arrives(at, header.task, header.epoch);
+            }
+        }
+    }
+
+    pub(crate) fn last_arrives(&mut self, at: Place, task: TaskId, epoch: Epoch) {
+        let delay = self.rng.range(100, 20_000);
+        let Some(process) = self.process(at) else { return };
+        let arrival = process.arriving.get_mut(&task);
+        if let Some(arrival) = arrival.filter(|arrival| arrival.local.epoch == epoch) {
+            arrival.is_whole = true;
+            self.at(delay, Event::Install { at, task, epoch });
         }
     }
 
@@ -84,7 +97,7 @@ impl World {
         } else {
             let arrival = process.arriving.get_mut(&task).expect("just seen");
             (arrival.is_written, arrival.is_ready) = (true, true);
-            process.core.installed(now, task, epoch);
+            process.core.installed(now, task, epoch, lazy);
             if lazy && !lacks && early {
                 arrival.local.source = None;
                 process.core.whole(now, task, epoch);

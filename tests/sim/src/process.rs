@@ -56,6 +56,8 @@ pub(crate) struct Arrival {
     pub(crate) conn: ConnId,
     /// Something of it lies in its slot already.
     pub(crate) is_written: bool,
+    /// All of it has come.
+    pub(crate) is_whole: bool,
     pub(crate) is_ready: bool,
 }
 
@@ -106,14 +108,9 @@ pub(crate) struct Process {
 const TASK_CLASS: u8 = 4;
 
 impl Process {
-    pub(crate) fn new(
-        place: Place,
-        expected_nodes: u16,
-        ready_limit: u64,
-        fault: Fault,
-    ) -> Process {
+    pub(crate) fn new(place: Place, expected_nodes: u16, try_limit: u64, fault: Fault) -> Process {
         let mut config = Config::new(place, expected_nodes);
-        config.ready_limit = Micros(ready_limit);
+        config.try_limit = Micros(try_limit);
         config.fault = fault;
         Process {
             core: Core::new(config),

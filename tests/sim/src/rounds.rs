@@ -142,7 +142,7 @@ impl World {
             let why = Refusal::Other { why: "slot in use".into() };
             return process.core.install_failed(now, task, epoch, why);
         }
-        let arrival = Arrival { local, conn, is_written: true, is_ready: false };
+        let arrival = Arrival { local, conn, is_written: true, is_whole: false, is_ready: false };
         process.arriving.insert(task, arrival);
     }
 
@@ -156,6 +156,10 @@ impl World {
     ) {
         let (now, epoch) = (self.now, local.epoch);
         let delay = self.rng.range(100, 30_000).max((last + 1).saturating_sub(now));
+        let process = self.process(at).expect("checked");
+        if !process.core.commit(task, epoch) {
+            return;
+        }
         if self.rng.chance(4) {
             let soon = self.rng.range(0, 2 * delay);
             self.at(soon, Event::Trouble(Trouble::Strike(at.node, to.node)));
@@ -164,7 +168,6 @@ impl World {
     }
 
     pub(crate) fn rest_arrives(&mut self, at: Place, task: TaskId, epoch: Epoch, local: Local) {
-        let delay = self.rng.range(100, 20_000);
         let process = self.process(at).expect("checked");
         let keeps_old = process.fault == Fault::KeepOldPages;
         let arrival = process.arriving.get_mut(&task);
@@ -177,7 +180,7 @@ impl World {
                 }
                 local.missing = 0;
             }
-            self.at(delay, Event::Install { at, task, epoch });
+            self.last_arrives(at, task, epoch);
         }
     }
 
@@ -195,7 +198,7 @@ impl World {
         let now = Micros(self.now);
         // It may just have ended by what another stream's break led to.
         let Some(process) = self.process(at) else { return };
-        let is_it = |arrival: &&Arrival| arrival.local.epoch == epoch && !arrival.is_ready;
+        let is_it = |arrival: &&Arrival| arrival.local.epoch == epoch && !arrival.is_whole;
         if process.arriving.get(&task).filter(is_it).is_some() {
             process.arriving.remove(&task);
             let why = Refusal::ShipFailed { why: "the stream broke".into() };
@@ -203,17 +206,17 @@ impl World {
         }
     }
 
-    /// A link is gone, and with it the streams on it, if the driver looks.
+    /// A link is gone, and with it the streams on it: those of rounds, if the driver looks.
     pub(crate) fn streams_break(&mut self, at: Place, conn: ConnId) {
         let process = self.process(at).expect("checked");
-        let hit: Vec<(TaskId, Epoch)> = process
+        let hit: Vec<(TaskId, Epoch, bool)> = process
             .arriving
             .iter()
-            .filter(|(_, arrival)| arrival.conn == conn && arrival.is_written)
-            .map(|(task, arrival)| (*task, arrival.local.epoch))
+            .filter(|(_, arrival)| arrival.conn == conn && !arrival.is_whole)
+            .map(|(task, arrival)| (*task, arrival.local.epoch, arrival.is_written))
             .collect();
-        for (task, epoch) in hit {
-            if self.rng.chance(40) {
+        for (task, epoch, has_rounds) in hit {
+            if !has_rounds || self.rng.chance(40) {
                 self.arrival_breaks(at, task, epoch);
                 self.carry_out(at);
             }

@@ -135,8 +135,8 @@ impl World {
     pub(crate) fn start(&mut self, node: NodeId) {
         self.incarnations += 1;
         let place = Place::new(node, Incarnation(self.incarnations));
-        let ready_limit = self.rng.range(500_000, 3_000_000);
-        let process = Process::new(place, self.processes.len() as u16, ready_limit, self.fault);
+        let try_limit = self.rng.range(500_000, 3_000_000);
+        let process = Process::new(place, self.processes.len() as u16, try_limit, self.fault);
         self.processes[usize::from(node.0)] = Some(process);
         self.carry_out(place);
         self.at(1_000, Event::Run { at: place });

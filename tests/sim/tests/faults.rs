@@ -29,8 +29,8 @@ fn a_source_that_takes_a_broken_link_for_a_refusal_is_caught() {
 }
 
 #[test]
-fn a_target_that_does_not_wait_for_the_commit_is_caught() {
-    check(Fault::ThawOnInstall, &["I1", "I2"]);
+fn a_target_that_takes_what_it_was_asked_for_before_is_caught() {
+    check(Fault::ForgetRetract, &["I1", "I2"]);
 }
 
 #[test]

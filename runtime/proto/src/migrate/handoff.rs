@@ -1,35 +1,41 @@
 //! The hand-off: one node's table of the tasks that are here, on their way out, or on their way in.
 //!
 //! ```text
-//! source   Running --order--> Ordered --frozen--> Shipped --Ready/Commit--> Committed --Ack--> gone
-//!             ^               | copying |            |                      |    |
-//!             |               +---------+            |          target dead |    +--Ack, lazy--> Serving --> gone
-//!             | ended, freeze failed,   | refuse,    |                      v                Whole, target dead,
-//!             | cancelled, refuse,      | timeout,   |                   InDoubt --Taken--> gone    came back
-//!             | ship failed, death      | death      |                      |
-//!             +-------------------------+------------+--------- GoOn -------+
+//! source   Running --order--> Ordered --frozen--> Shipped --commit--> Committed --Ack--> gone
+//!             ^               | copying |            |                 |    |   |
+//!             |               +---------+            |           Refuse|    |   +--Ack, lazy--> Serving --> gone
+//!             | ended, freeze failed,   | refuse,    |                 |    target dead         Whole, target dead,
+//!             | cancelled, refuse,      | timeout,   |                 |    v                   came back
+//!             | ship failed, death      | death      |                 | InDoubt --Taken--> gone
+//!             +-------------------------+------------+-----------------+----+ GoOn
 //!
-//! target   (none) --Ship--> Arriving --installed/Ready--> Arriving --Commit/Ack--> Running
-//!             ^      rounds  |                               |           lazy \--> Running, lacking --> Running
-//!             |              | failed, Abort, source dead    | Abort, source dead     |        whole/Whole
-//!             +--------------+-------------------------------+               source dead/SourceLost --> lost
+//! target   (none) --Ship--> Arriving --installed/Ack--> Running
+//!             ^      rounds  |               lazy \--> Running, lacking --> Running
+//!             |              | failed/Refuse,             whole/Whole
+//!             |              | Abort, Retract/Refuse,     source dead/SourceLost --> lost
+//!             |              | source dead
+//!             +--------------+
 //! ```
 //!
 //! Rules
 //! 1. Epochs order residences. Every try of a move takes a new epoch at its order, higher than all before, and no other
 //!    try ever takes that one, not even if nothing of the try has left this node. So `(task, epoch)` names one try
-//!    for ever, and a late or doubled frame, stream, or word of the driver about another try fits nowhere.
+//!    for ever, and a late or doubled frame, or word of the driver, about another try fits nowhere. The stream of a
+//!    try arrives at most once, in whole or up to where it broke.
 //! 2. The source freezes before it ships what counts, and changes nothing of a frozen task. Rounds are sent while the
 //!    task runs; what they got wrong is shipped again after the freeze, and nobody reads it before the commit.
-//! 3. The target thaws only on `Commit`, and tells source (`Ack`) and home (`Located`) before the task runs.
-//! 4. Before `Commit` is sent every failure leaves the task at the source, in its old epoch (I11).
-//! 5. After it the source keeps the copy frozen until `Ack`, whatever becomes of links and however long that takes.
-//! 6. If the target is declared dead (so: fenced) without an `Ack`, the home decides: `Taken`, or `GoOn` in an epoch
+//! 3. The last byte of the shipment is the commit: the driver asks (`commit`) before it gives that byte to the wire,
+//!    and breaks the stream off if it may not. (Of a lazy move: the last byte of the head.) A target that has
+//!    installed everything has the commit. It tells source (`Ack`) and home (`Located`) before the task runs.
+//! 4. Before `commit` every failure leaves the task at the source, in its old epoch (I11).
+//! 5. After it the source keeps the copy frozen until the target says what became of it, whatever becomes of links and
+//!    however long that takes: `Ack`, or `Refuse`, which says that nothing of the try is kept and nothing will be.
+//!    Then the task goes on at the source, in its old epoch (I11).
+//! 6. If the target is declared dead (so: fenced) without either, the home decides: `Taken`, or `GoOn` in an epoch
 //!    far above the try, past all that the dead may have used unheard. If the home is dead as well, nobody waits for
 //!    the task: the copy goes. No page of the copy has been given up by then, whatever the strategy.
 //! 7. The home decides, and reports a task lost, only when all who live have dealt with the death (see `death`).
-//! 8. A target whose source dies without `Commit` drops its copy. Once `Ready` it drops it for nothing else but an
-//!    `Abort` or the death of the home; so a `Commit` for a copy that is not there was obeyed before: it gets an `Ack`.
+//! 8. A target whose source dies before it has installed everything drops its copy.
 //! 9. A source that gets an `Ack` tells the home too, before it forgets. Whoever says "not here" is thus never
 //!    ahead of the home.
 //! 10. A task that comes back in a higher epoch than the one committed proves that the commit was obeyed: an `Ack`.
@@ -39,7 +45,7 @@
 //! 11. The driver asks (`copying`) before the first byte of rounds leaves. Whatever ends the try from then on sends
 //!     `Abort`. A stream may be slower than that frame, so the target tells of each beginning (`Copying`), and a source
 //!     that is not in that try says `Abort` (again). So no half copy outlives its try. Rounds may take any time: the
-//!     limit for becoming ready counts from the freeze.
+//!     limit of a try counts from the freeze.
 //!
 //! Post-copy
 //!
@@ -52,7 +58,15 @@
 //!     that were missing, unless the last of them has come after all. A task that ends while it lacks pages needs none,
 //!     nor does a copy that was dropped with its home (rule 8): also `Whole`.
 //! 15. Rounds may end in a lazy freeze: what they have sent and was not written since is there, the rest follows. The
-//!     target lets go what it has of the pages that follow before it is `Ready`: nobody reads an old version.
+//!     target lets go what it has of the pages that follow before the task runs: nobody reads an old version.
+//!
+//! A commit that may not have arrived
+//!
+//! 16. A source that has committed and hears that the stream broke, or nothing for too long, asks (`Retract`). The answer
+//!     is `Refuse`, always: if the commit was obeyed, the `Ack` was sent before it, frames between two living nodes keep
+//!     their order, and the source is past that try when it comes. A target that is asked about a try that it has
+//!     seen nothing of remembers it: a stream overtaken by the frame is thrown away when it comes. It forgets when the
+//!     task comes in a later try, and when the link breaks or the source dies, and so does the stream.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,6 +83,8 @@ pub(crate) struct Handoff {
     pub(crate) tasks: BTreeMap<TaskId, Presence>,
     /// When tries are given up. Those that are over stay until their time.
     pub(crate) give_ups: BTreeSet<(Micros, TaskId)>,
+    /// Tries, and whose, that were retracted before anything of them came (rule 16).
+    pub(crate) retracted: BTreeMap<TaskId, (Place, Epoch)>,
 }
 
 #[derive(Debug)]
@@ -109,10 +125,13 @@ pub(crate) enum State {
         give_up: Micros,
         lazy: bool,
     },
+    /// `doubt`: why the target was asked what became of the try (rule 16).
     Committed {
         target: Place,
         epoch: Epoch,
+        give_up: Micros,
         lazy: bool,
+        doubt: Option<Box<Refusal>>,
     },
     InDoubt {
         target: Place,
@@ -131,9 +150,6 @@ pub(crate) struct Serving {
 pub(crate) struct Arriving {
     pub(crate) source: Place,
     pub(crate) epoch: Epoch,
-    pub(crate) ready: bool,
-    /// No page is missing, should the commit be a lazy one.
-    pub(crate) whole: bool,
 }
 
 impl Handoff {
@@ -206,6 +222,7 @@ impl Handoff {
 
     /// `dead` has died; rules 4, 6 and 8, and the tasks whose home it was.
     pub(crate) fn node_dead(&mut self, cx: &mut Cx<'_>, dead: Place) {
+        self.retracted.retain(|_, (source, _)| *source != dead);
         let tasks: Vec<TaskId> = self.tasks.keys().copied().collect();
         for task in tasks {
             match self.tasks.get(&task) {
@@ -240,8 +257,9 @@ impl Handoff {
                 self.tasks.remove(&task);
                 cx.out.act(Action::ReleaseSource { task, epoch, to: target.node });
             }
-            // The target cancels it, or its death makes it doubtful, and then the line above ends it.
-            State::Committed { .. } => {}
+            // The target cancels it, or refuses it and then it is cancelled here; or its death makes it
+            // doubtful, and then the line above ends it.
+            State::Committed { .. } => resident.cancel = true,
             _ => {
                 self.stop(cx, task, Some(why));
             }
@@ -255,8 +273,14 @@ impl Handoff {
                 return;
             }
             let state = self.resident(task).map(|resident| &resident.state);
-            if matches!(state, Some(State::Shipped { give_up, .. }) if *give_up == at) {
-                self.fail_move(cx, task, Refusal::Timeout);
+            match state {
+                Some(State::Shipped { give_up, .. }) if *give_up == at => {
+                    self.fail_move(cx, task, Refusal::Timeout);
+                }
+                Some(&State::Committed { give_up, epoch, .. }) if give_up == at => {
+                    self.doubt(cx, task, epoch, Refusal::Timeout);
+                }
+                _ => {}
             }
         }
     }

@@ -43,12 +43,8 @@ impl Handoff {
 
     /// Target: the driver has the last page.
     pub(crate) fn whole(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch) {
-        match self.tasks.get_mut(&task) {
-            Some(Presence::Resident(resident)) if resident.epoch == epoch => {
-                self.needs_no_more(cx, task);
-            }
-            Some(Presence::Arriving(arriving)) if arriving.epoch == epoch => arriving.whole = true,
-            _ => {}
+        if self.resident(task).is_some_and(|resident| resident.epoch == epoch) {
+            self.needs_no_more(cx, task);
         }
     }
 

@@ -18,5 +18,6 @@ mod target;
 
 use crate::time::Micros;
 
-/// A target that has not become ready this long after the freeze is given up (rule 4). Installing may be slow.
-pub const READY_LIMIT: Micros = Micros::from_millis(10_000);
+/// A try whose target says nothing for so long after the freeze is given up (rule 4) or, once it is committed, asked
+/// for (rule 16). Installing may be slow.
+pub const TRY_LIMIT: Micros = Micros::from_millis(10_000);

@@ -94,7 +94,7 @@ impl Handoff {
         if resident.lacking.is_some() {
             return self.fail_move(cx, task, lacks_pages());
         }
-        let give_up = cx.now + cx.ready_limit;
+        let give_up = cx.now + cx.try_limit;
         resident.state = State::Shipped { target, epoch, give_up, lazy };
         self.give_ups.insert((give_up, task));
         if cx.members.place(target.node) == Some(target) {
@@ -110,18 +110,60 @@ impl Handoff {
         resident.call_off(cx, task, why);
     }
 
-    /// The transfer of that try broke, or (`Refuse`) the target does not want it.
+    /// The transfer of that try broke.
     pub(crate) fn try_failed(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch, why: Refusal) {
         let tried = self.resident(task).map(|resident| &resident.state);
-        if let Some(State::Ordered { epoch: tried, .. } | State::Shipped { epoch: tried, .. }) =
-            tried
-            && *tried == epoch
-        {
-            self.fail_move(cx, task, why);
+        match tried {
+            Some(State::Ordered { epoch: tried, .. } | State::Shipped { epoch: tried, .. })
+                if *tried == epoch =>
+            {
+                self.fail_move(cx, task, why);
+            }
+            Some(State::Committed { .. }) => self.doubt(cx, task, epoch, why),
+            _ => {}
         }
     }
 
-    /// Rule 4. Nothing happens if the commit was sent, or no move is under way.
+    /// Rule 16: asks what became of a try that was committed.
+    pub(crate) fn doubt(&mut self, cx: &mut Cx<'_>, task: TaskId, of: Epoch, why: Refusal) {
+        let state = self.resident(task).map(|resident| &mut resident.state);
+        if let Some(State::Committed { target, epoch, doubt: doubt @ None, .. }) = state
+            && *epoch == of
+        {
+            *doubt = Some(Box::new(why));
+            cx.out.frame(target.node, Frame::Retract { task, epoch: of });
+        }
+    }
+
+    /// The target keeps nothing of that try (rules 4 and 5).
+    pub(crate) fn on_refuse(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: Place,
+        task: TaskId,
+        epoch: Epoch,
+        why: Refusal,
+    ) {
+        let Some(resident) = self.resident(task) else { return };
+        match &mut resident.state {
+            State::Committed { target, epoch: tried, doubt, .. }
+                if *target == from && *tried == epoch =>
+            {
+                let why = doubt.take().map_or(why, |first| *first);
+                let epoch = resident.epoch;
+                resident.go_on(cx, task, epoch, why);
+            }
+            State::Ordered { target, epoch: tried, .. }
+            | State::Shipped { target, epoch: tried, .. }
+                if *target == from && *tried == epoch =>
+            {
+                self.fail_move(cx, task, why);
+            }
+            _ => {}
+        }
+    }
+
+    /// Rule 4. Nothing happens after the commit, or if no move is under way.
     pub(crate) fn fail_move(&mut self, cx: &mut Cx<'_>, task: TaskId, why: Refusal) {
         let Some(resident) = self.resident(task) else { return };
         match resident.state {
@@ -142,26 +184,22 @@ impl Handoff {
         }
     }
 
-    /// The target has installed everything: the commit point.
-    pub(crate) fn on_ready(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, epoch: Epoch) {
-        let resident = self.resident(task);
-        match resident.map(|resident| &mut resident.state) {
-            Some(state @ State::Shipped { .. }) if matches!(*state, State::Shipped { target, epoch: tried, .. } if target == from && tried == epoch) =>
-            {
-                let lazy = matches!(*state, State::Shipped { lazy: true, .. });
-                *state = State::Committed { target: from, epoch, lazy };
-                cx.out.frame(from.node, Frame::Commit { task, epoch, lazy });
+    /// The driver is about to give the last byte to the wire: the commit point. Whether it may.
+    pub(crate) fn commit(&mut self, task: TaskId, epoch: Epoch) -> bool {
+        let Some(resident) = self.resident(task) else { return false };
+        match resident.state {
+            State::Shipped { target, epoch: tried, give_up, lazy } if tried == epoch => {
+                resident.state = State::Committed { target, epoch, give_up, lazy, doubt: None };
+                true
             }
-            Some(State::Committed { epoch: tried, .. }) if *tried == epoch => {}
-            // A try that was given up, or is long over (then nobody is left to mind).
-            _ => cx.out.frame(from.node, Frame::Abort { task, epoch }),
+            _ => false,
         }
     }
 
     /// The target runs it (rules 9 and 12).
     pub(crate) fn on_ack(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, epoch: Epoch) {
         let state = self.resident(task).map(|resident| &resident.state);
-        let Some(&State::Committed { target, epoch: tried, lazy }) = state else { return };
+        let Some(&State::Committed { target, epoch: tried, lazy, .. }) = state else { return };
         if target != from || tried != epoch {
             return;
         }
@@ -242,8 +280,10 @@ impl Handoff {
         }
     }
 
-    /// Links are no evidence of anything; only the simulator's broken variant thinks so (rule 5).
+    /// No stream of that link comes any more (rule 16). Else links are no evidence of anything; only the simulator's
+    /// broken variant thinks so (rule 5).
     pub(crate) fn link_down(&mut self, cx: &mut Cx<'_>, node: NodeId) {
+        self.retracted.retain(|_, (source, _)| source.node != node);
         if cx.fault != Fault::ResumeAfterCommit {
             return;
         }

@@ -21,7 +21,13 @@ impl Handoff {
         if let Some(Presence::Arriving(old)) = self.tasks.get(&task)
             && old.epoch >= epoch
         {
-            // The same shipment again, or an older one: its own fate is told under its own epoch.
+            // An older shipment: its own fate is told under its own epoch.
+            return Err(Refusal::Stale);
+        }
+        if self.retracted.get(&task).is_some_and(|(_, retracted)| *retracted >= epoch)
+            && cx.fault != Fault::ForgetRetract
+        {
+            // The source has been told (rule 16).
             return Err(Refusal::Stale);
         }
         let refused = if !cx.members.is_serving() {
@@ -40,7 +46,8 @@ impl Handoff {
             return Err(why);
         }
         self.drop_copy(cx, task);
-        let arriving = Arriving { source, epoch, ready: false, whole: false };
+        self.retracted.remove(&task);
+        let arriving = Arriving { source, epoch };
         self.tasks.insert(task, Presence::Arriving(arriving));
         if is_rounds {
             cx.out.frame(source.node, Frame::Copying { task, epoch });
@@ -48,18 +55,15 @@ impl Handoff {
         Ok(())
     }
 
-    /// The driver has installed that shipment.
-    pub(crate) fn installed(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch) {
-        if let Some(arriving) = self.arriving(task, epoch)
-            && !arriving.ready
-        {
-            arriving.ready = true;
-            let source = arriving.source;
-            cx.out.frame(source.node, Frame::Ready { task, epoch });
-            if cx.fault == Fault::ThawOnInstall {
-                self.on_commit(cx, source, task, epoch, false);
-            }
-        }
+    /// The driver has installed that shipment, and so has the commit (rule 3). `lazy`: it was a head.
+    pub(crate) fn installed(&mut self, cx: &mut Cx<'_>, task: TaskId, epoch: Epoch, lazy: bool) {
+        let Some(arriving) = self.arriving(task, epoch) else { return };
+        let source = arriving.source;
+        cx.out.frame(source.node, Frame::Ack { task, epoch });
+        self.tasks.remove(&task);
+        self.settle_in(task, epoch, lazy.then_some(source));
+        cx.out.frame(task.home(), Frame::Located { task, at: cx.members.me, epoch });
+        cx.out.act(Action::Thaw { task, epoch });
     }
 
     /// The driver could not install that shipment and keeps nothing of it.
@@ -72,45 +76,38 @@ impl Handoff {
     ) {
         if let Some(arriving) = self.arriving(task, epoch) {
             let source = arriving.source;
-            assert!(!arriving.ready, "rule 8: {task} was installed and then not");
             self.tasks.remove(&task);
             cx.out.frame(source.node, Frame::Refuse { task, epoch, reason: why });
         }
     }
 
-    /// Rules 3 and 8.
-    pub(crate) fn on_commit(
-        &mut self,
-        cx: &mut Cx<'_>,
-        from: Place,
-        task: TaskId,
-        epoch: Epoch,
-        lazy: bool,
-    ) {
-        cx.out.frame(from.node, Frame::Ack { task, epoch });
-        let ready = |arriving: &&mut Arriving| arriving.ready && arriving.source == from;
-        if let Some(arriving) = self.arriving(task, epoch).filter(ready) {
-            let whole = arriving.whole;
-            self.tasks.remove(&task);
-            self.settle_in(task, epoch, lazy.then_some(from));
-            cx.out.frame(task.home(), Frame::Located { task, at: cx.members.me, epoch });
-            cx.out.act(Action::Thaw { task, epoch });
-            if whole {
-                self.needs_no_more(cx, task);
-            }
-        } else if lazy && self.lacking(task) != Some(from) {
-            // The copy went with its home (rule 8): its pages are for nobody.
-            cx.out.frame(from.node, Frame::Whole { task, epoch });
+    /// The source has given this try up, before it committed it.
+    pub(crate) fn on_abort(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, epoch: Epoch) {
+        let Some(arriving) = self.arriving(task, epoch) else { return };
+        if arriving.source == from && cx.fault != Fault::KeepCopyOnAbort {
+            self.drop_copy(cx, task);
         }
     }
 
-    /// The source has given this try up.
-    pub(crate) fn on_abort(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, epoch: Epoch) {
-        let Some(arriving) = self.arriving(task, epoch) else { return };
-        let is_kept = cx.fault == Fault::KeepCopyOnAbort && !arriving.ready;
-        if arriving.source == from && !is_kept {
+    /// The source has committed this try, and asks for it back (rule 16).
+    pub(crate) fn on_retract(&mut self, cx: &mut Cx<'_>, from: Place, task: TaskId, epoch: Epoch) {
+        if self.arriving(task, epoch).is_some() {
             self.drop_copy(cx, task);
+        } else if self.epoch_here(task).is_none_or(|here| here < epoch)
+            && self.retracted.get(&task).is_none_or(|(_, other)| *other < epoch)
+        {
+            self.retracted.insert(task, (from, epoch));
         }
+        cx.out.frame(from.node, Frame::Refuse { task, epoch, reason: Refusal::Stale });
+    }
+
+    /// In which epoch the task is, or was last, known here.
+    fn epoch_here(&self, task: TaskId) -> Option<Epoch> {
+        self.tasks.get(&task).map(|presence| match presence {
+            Presence::Resident(resident) => resident.epoch,
+            Presence::Serving(serving) => serving.epoch,
+            Presence::Arriving(arriving) => arriving.epoch,
+        })
     }
 
     /// Drops what is arriving of `task`, if anything is.

@@ -84,15 +84,14 @@ impl Core {
                 self.handoff.adopt(task, crate::Epoch::FIRST);
                 self.actions.push_back(Action::StartCall { task, entry, args });
             }
-            Frame::Ready { task, epoch } => step!(self, now, handoff.on_ready(from, task, epoch)),
             Frame::Refuse { task, epoch, reason } => {
-                step!(self, now, handoff.try_failed(task, epoch, reason))
+                step!(self, now, handoff.on_refuse(from, task, epoch, reason))
+            }
+            Frame::Retract { task, epoch } => {
+                step!(self, now, handoff.on_retract(from, task, epoch))
             }
             Frame::Copying { task, epoch } => {
                 step!(self, now, handoff.on_copying(from, task, epoch))
-            }
-            Frame::Commit { task, epoch, lazy } => {
-                step!(self, now, handoff.on_commit(from, task, epoch, lazy))
             }
             Frame::Whole { task, epoch } => step!(self, now, handoff.on_whole(from, task, epoch)),
             Frame::Ack { task, epoch } => step!(self, now, handoff.on_ack(from, task, epoch)),

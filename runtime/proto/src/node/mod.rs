@@ -21,7 +21,7 @@ use crate::{
     home::Home,
     id::{Epoch, NodeId, Place, TaskId, Token},
     member::{HEARTBEAT_EVERY, JOIN_LIMIT, Members},
-    migrate::{READY_LIMIT, handoff::Handoff},
+    migrate::{TRY_LIMIT, handoff::Handoff},
     slots::Dealer,
     time::Micros,
     wire::{Ask, Frame, MemberInfo, WireError},
@@ -34,8 +34,8 @@ pub struct Config {
     pub place: Place,
     /// Nodes (this one included) among whom the starting node shares the region. Others do not look at it.
     pub expected_nodes: u16,
-    /// See [`READY_LIMIT`], the usual value.
-    pub ready_limit: Micros,
+    /// See [`TRY_LIMIT`], the usual value.
+    pub try_limit: Micros,
     /// For the simulator.
     #[doc(hidden)]
     pub fault: Fault,
@@ -44,7 +44,7 @@ pub struct Config {
 impl Config {
     /// The usual values for `place` in a cluster of `expected_nodes`.
     pub fn new(place: Place, expected_nodes: u16) -> Config {
-        Config { place, expected_nodes, ready_limit: READY_LIMIT, fault: Fault::None }
+        Config { place, expected_nodes, try_limit: TRY_LIMIT, fault: Fault::None }
     }
 }
 
@@ -68,7 +68,7 @@ pub struct Core {
     /// Frames to homes that this node has not heard of yet (a handle can travel faster than the news of its node).
     unsent: Vec<(TaskId, Frame)>,
     is_fenced: bool,
-    ready_limit: Micros,
+    try_limit: Micros,
     fault: Fault,
     out: Out,
     actions: VecDeque<Action>,
@@ -115,7 +115,7 @@ macro_rules! step {
                 now: $now,
                 members: &$core.members,
                 out: &mut $core.out,
-                ready_limit: $core.ready_limit,
+                try_limit: $core.try_limit,
                 fault: $core.fault,
             },
             $($arg),*
@@ -127,7 +127,7 @@ pub(crate) use step;
 impl Core {
     /// A node at its start. The starting node is admitted at once and finds its slots in the first actions.
     pub fn new(config: Config) -> Core {
-        let Config { place, expected_nodes, ready_limit, fault } = config;
+        let Config { place, expected_nodes, try_limit, fault } = config;
         let mut core = Core {
             members: Members::new(place),
             courier: Courier::default(),
@@ -140,7 +140,7 @@ impl Core {
             early: Vec::new(),
             unsent: Vec::new(),
             is_fenced: false,
-            ready_limit,
+            try_limit,
             fault,
             out: Out::default(),
             actions: VecDeque::new(),

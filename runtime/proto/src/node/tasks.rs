@@ -219,7 +219,7 @@ impl Core {
     }
 
     /// The answer to `Freeze`: the task is suspended and frozen, and stays so until `ResumeHere` or `ReleaseSource`.
-    /// From now on the target has the time of [`READY_LIMIT`](crate::migrate::READY_LIMIT).
+    /// From now on the target has the time of [`TRY_LIMIT`](crate::migrate::TRY_LIMIT).
     ///
     /// # Panics
     /// With debug assertions, if the task lacks pages; else its move fails.
@@ -244,7 +244,15 @@ impl Core {
         self.pump(now);
     }
 
-    /// The rounds, or the shipment ordered by `Ship`, broke. May be said at any time: it counts only before the commit.
+    /// Before the last byte of the shipment ordered by `Ship` (of its head, if it is lazy) is given to the wire: that byte
+    /// is the commit. `false`: that try is over, break the stream off before its end. Once for each `Ship`.
+    #[must_use]
+    pub fn commit(&mut self, task: TaskId, epoch: Epoch) -> bool {
+        self.handoff.commit(task, epoch)
+    }
+
+    /// The rounds, or the shipment ordered by `Ship`, broke, or may not have arrived. May be said at any time. After the
+    /// commit the target is asked what became of it.
     pub fn ship_failed(&mut self, now: Micros, task: TaskId, epoch: Epoch, why: &str) {
         step!(
             self,
@@ -320,9 +328,10 @@ impl Core {
         result
     }
 
-    /// Every page of the shipment (of a head, if it is one) is in place.
-    pub fn installed(&mut self, now: Micros, task: TaskId, epoch: Epoch) {
-        step!(self, now, handoff.installed(task, epoch));
+    /// The whole shipment has come and every page of it is in place; `lazy`: it was a head. `Thaw` follows, unless the try is
+    /// over.
+    pub fn installed(&mut self, now: Micros, task: TaskId, epoch: Epoch, lazy: bool) {
+        step!(self, now, handoff.installed(task, epoch, lazy));
         self.pump(now);
     }
 

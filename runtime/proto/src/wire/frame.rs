@@ -24,13 +24,9 @@ pub enum Frame {
     /// Nothing but the acknowledgement in its envelope.
     Acked,
     /// "I am here"; `sent` comes back in the answer and dates the lease.
-    Heartbeat {
-        sent: Micros,
-    },
+    Heartbeat { sent: Micros },
     /// The starting node's answer.
-    HeartbeatAck {
-        sent: Micros,
-    },
+    HeartbeatAck { sent: Micros },
     /// Admission, first frame from the starting node: who else is here, who is dead, and the first slots.
     Welcome {
         generation: Generation,
@@ -42,23 +38,17 @@ pub enum Frame {
         slots: Vec<SlotGrant>,
     },
     /// A node was admitted.
-    Joined {
-        member: MemberInfo,
-    },
+    Joined { member: MemberInfo },
     /// More slots for the receiver.
     SlotGrant {
         #[serde(with = "list")]
         slots: Vec<SlotGrant>,
     },
     /// The starting node declares a process dead, after its lease has ended.
-    Dead {
-        place: Place,
-    },
+    Dead { place: Place },
     /// The sender has dealt with that death: it takes nothing more from the dead process, and whatever it took before
     /// has been told to the homes.
-    DeadSeen {
-        place: Place,
-    },
+    DeadSeen { place: Place },
     /// The sender leaves in an orderly way and has stopped its tasks.
     Goodbye,
     /// The program ends; the receiver exits.
@@ -76,116 +66,49 @@ pub enum Frame {
         args: Vec<u8>,
     },
     /// The task was not started.
-    SpawnRefused {
-        task: TaskId,
-        reason: Refusal,
-    },
+    SpawnRefused { task: TaskId, reason: Refusal },
 
-    // The hand-off; `epoch` is the one that the target would run in. Source: Commit, Abort. Target: the others.
+    // The hand-off; `epoch` is the one that the target would run in. Source: Abort, Retract. Target: the others.
     /// Rounds of that try have begun to arrive. `Abort`, if the try is over.
-    Copying {
-        task: TaskId,
-        epoch: Epoch,
-    },
-    Ready {
-        task: TaskId,
-        epoch: Epoch,
-    },
-    Refuse {
-        task: TaskId,
-        epoch: Epoch,
-        reason: Refusal,
-    },
-    Commit {
-        task: TaskId,
-        epoch: Epoch,
-        /// The source keeps pages that the target lacks, until `Whole`.
-        lazy: bool,
-    },
-    Ack {
-        task: TaskId,
-        epoch: Epoch,
-    },
-    Abort {
-        task: TaskId,
-        epoch: Epoch,
-    },
+    Copying { task: TaskId, epoch: Epoch },
+    /// Nothing of that try is here, and nothing will be.
+    Refuse { task: TaskId, epoch: Epoch, reason: Refusal },
+    /// The task runs here.
+    Ack { task: TaskId, epoch: Epoch },
+    /// That try is over; it was not committed.
+    Abort { task: TaskId, epoch: Epoch },
+    /// That try was committed, and may not have arrived: let it go if it was not obeyed. `Refuse`, always.
+    Retract { task: TaskId, epoch: Epoch },
     /// The target lacks no page of the task any more (or needs none: it ended). The source may forget it.
-    Whole {
-        task: TaskId,
-        epoch: Epoch,
-    },
-    /// Source to home: the commit was sent, `target` is dead, and no answer came. Whose is the task?
-    InDoubt {
-        task: TaskId,
-        epoch: Epoch,
-        target: Place,
-    },
+    Whole { task: TaskId, epoch: Epoch },
+    /// Source to home: the try was committed, `target` is dead, and no answer came. Whose is the task?
+    InDoubt { task: TaskId, epoch: Epoch, target: Place },
     /// The home's answer, about the same epoch.
-    InDoubtAnswer {
-        task: TaskId,
-        epoch: Epoch,
-        verdict: Verdict,
-    },
+    InDoubtAnswer { task: TaskId, epoch: Epoch, verdict: Verdict },
 
     // To and from the home.
     /// The task runs, or is about to, at `at` in `epoch`.
-    Located {
-        task: TaskId,
-        at: Place,
-        epoch: Epoch,
-    },
+    Located { task: TaskId, at: Place, epoch: Epoch },
     /// The task ended at the sender.
-    Ended {
-        task: TaskId,
-        epoch: Epoch,
-        outcome: Outcome,
-    },
+    Ended { task: TaskId, epoch: Epoch, outcome: Outcome },
     /// Tell me when it ends.
-    JoinAsk {
-        task: TaskId,
-        token: Token,
-    },
+    JoinAsk { task: TaskId, token: Token },
     /// It ended so; `None`: there is nothing under that name (any more).
-    JoinAnswer {
-        task: TaskId,
-        token: Token,
-        outcome: Option<Outcome>,
-    },
+    JoinAnswer { task: TaskId, token: Token, outcome: Option<Outcome> },
     /// The outcome was delivered; forget it.
-    JoinTaken {
-        task: TaskId,
-    },
+    JoinTaken { task: TaskId },
     /// Nobody will ask for the outcome.
-    Detach {
-        task: TaskId,
-    },
+    Detach { task: TaskId },
     /// A question to wherever the task is; by way of the home.
-    Ask {
-        task: TaskId,
-        asker: Asker,
-        ask: Ask,
-    },
+    Ask { task: TaskId, asker: Asker, ask: Ask },
     /// The answer; by way of the home.
-    Answer {
-        task: TaskId,
-        asker: Asker,
-        answer: Answer,
-    },
+    Answer { task: TaskId, asker: Asker, answer: Answer },
     /// The task has left this place (or ended); the home has been told.
-    NotHere {
-        task: TaskId,
-        asker: Asker,
-        ask: Ask,
-    },
+    NotHere { task: TaskId, asker: Asker, ask: Ask },
     /// To the home: the task shall end.
-    Cancel {
-        task: TaskId,
-    },
+    Cancel { task: TaskId },
     /// From the home to the place: end the task.
-    StopTask {
-        task: TaskId,
-    },
+    StopTask { task: TaskId },
 
     /// A message of the runtime's own, not looked at here.
     Custom {

@@ -11,7 +11,7 @@ use migrt_proto::{
 
 const STRATEGY: Strategy = Strategy::StopCopy;
 /// How long a target may take: less than a lease, so that tests need no heartbeats to pass it.
-pub const READY_LIMIT: Micros = Micros::from_millis(300);
+pub const TRY_LIMIT: Micros = Micros::from_millis(300);
 
 /// Nodes whose control messages arrive at once; everything else a core wants is kept for the test to look at.
 pub struct Trio {
@@ -33,7 +33,7 @@ impl Trio {
     pub fn new() -> Trio {
         let cores = [A, B, C].map(|node| {
             let mut config = Config::new(place(node), 3);
-            config.ready_limit = READY_LIMIT;
+            config.try_limit = TRY_LIMIT;
             Core::new(config)
         });
         let mut trio =
@@ -93,7 +93,7 @@ impl Trio {
         self.wanted.remove(&node).unwrap_or_default()
     }
 
-    /// Orders, freezes and ships; the target has not installed yet.
+    /// Orders, freezes and begins to ship: not committed yet, and nothing is installed.
     pub fn ship(&mut self, task: TaskId, source: NodeId, target: NodeId) -> Epoch {
         self.act(source, |core, now| core.order(now, task, target, STRATEGY)).unwrap();
         let freeze = self.take(source);
@@ -111,9 +111,16 @@ impl Trio {
         epoch
     }
 
+    /// The last byte is given to the wire.
+    pub fn commit(&mut self, task: TaskId, source: NodeId, epoch: Epoch) {
+        assert!(self.on(source).commit(task, epoch));
+        assert!(!self.on(source).commit(task, epoch), "once");
+    }
+
     pub fn trip(&mut self, task: TaskId, source: NodeId, target: NodeId) -> Epoch {
         let epoch = self.ship(task, source, target);
-        self.act(target, |core, now| core.installed(now, task, epoch));
+        self.commit(task, source, epoch);
+        self.act(target, |core, now| core.installed(now, task, epoch, false));
         assert!(self.take(target).contains(&Action::Thaw { task, epoch }));
         assert!(self.take(source).contains(&Action::ReleaseSource { task, epoch, to: target }));
         epoch

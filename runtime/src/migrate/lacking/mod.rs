@@ -1,8 +1,8 @@
 //! Post-copy at the target: a task that runs while pages of it are still on their way.
 //!
 //! ```text
-//! head is there   ranges with missing pages are registered         Ready
-//! commit          the task runs; it is tied to this node
+//! head is there   ranges with missing pages are registered         Ack
+//! thaw            the task runs; it is tied to this node
 //! chunk           missing pages are installed, who waits is woken  ack
 //! fault           the page is asked for, ahead of the push         ask
 //! last page       ranges end                                       Whole; the task may go
@@ -141,7 +141,11 @@ impl Lacking {
 
     /// The core knows that the head is here.
     pub(super) fn installed(&self) {
-        self.state().stage = Stage::Installed;
+        let mut state = self.state();
+        if state.stage == Stage::Coming {
+            state.stage = Stage::Installed;
+        }
+        drop(state);
         self.settle();
     }
 

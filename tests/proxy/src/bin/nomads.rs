@@ -1,8 +1,9 @@
 //! Tasks that move between nodes at random and note each step in a file, whatever the network does.
 //!
-//! `nomads LOG TASKS HOPS HEAP_KIB MS`: each makes at least HOPS moves and goes on for MS
+//! `nomads LOG TASKS HOPS HEAP_KIB MS [LATE_MS]`: each makes at least HOPS moves and goes on for MS
 //! milliseconds, with so much heap. A move that is refused is told of and tried elsewhere. Printed:
-//! what became of each task, what any node saw of the members, sums.
+//! what became of each task, what any node saw of the members, sums. After LATE_MS one task more begins on node 1, and
+//! goes to node 2.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -72,8 +73,24 @@ fn scatter(a: u32, b: u32) -> u64 {
     z ^ (z >> 31)
 }
 
-fn journey(log: &str, [tasks, hops, heap_kib, ms]: [u32; 4]) -> bool {
+/// What it hears of its one move, and where it is then.
+#[migrt::migratable]
+fn come_late() -> (NodeId, String) {
+    let heard =
+        migrt::migrate_to(NodeId(2)).map_or_else(|why| why.to_string(), |()| "went".to_owned());
+    (migrt::here(), heard)
+}
+
+fn journey(log: &str, [tasks, hops, heap_kib, ms]: [u32; 4], late_ms: Option<u64>) -> bool {
     println!("begins");
+    let late = late_ms.map(|ms| {
+        migrt::spawn(move || {
+            migrt::sleep(Duration::from_millis(ms));
+            let begin = Instant::now();
+            let heard = migrt::spawn_on(NodeId(1), come_late()).join();
+            println!("late {heard:?} in {} ms", begin.elapsed().as_millis());
+        })
+    });
     let handles: Vec<_> = (0..tasks)
         .map(|n| {
             let call = wander(log.to_owned(), n, hops, heap_kib, u64::from(ms));
@@ -97,6 +114,7 @@ fn journey(log: &str, [tasks, hops, heap_kib, ms]: [u32; 4]) -> bool {
             }
         }
     }
+    whole &= late.is_none_or(|late| late.join().is_ok());
     println!("members {}", migrt::nodes().len());
     println!("moves {moves} refused {refusals} longest_ms {longest}");
     whole
@@ -107,7 +125,9 @@ fn main() -> ExitCode {
     let log = arguments[0].clone();
     let number = |at: usize| -> u32 { arguments[at].parse().expect("a number") };
     let numbers = [1, 2, 3, 4].map(number);
-    match migrt::Builder::new().workers(2).local_nodes(3).run(move || journey(&log, numbers)) {
+    let late_ms = arguments.get(5).map(|text| text.parse().expect("a number"));
+    let tour = move || journey(&log, numbers, late_ms);
+    match migrt::Builder::new().workers(2).local_nodes(3).run(tour) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(why) => {
