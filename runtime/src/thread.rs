@@ -46,6 +46,6 @@ pub(crate) fn start_clearing(
     start(name, move || {
         census::clear_always();
         run();
-        census::clear_stack();
+        census::clear_whole_stack();
     })
 }

@@ -24,7 +24,7 @@ pub(crate) use image::for_each_image_word;
 pub(crate) use node_memory::{NodeMemory, is_node_memory};
 pub(crate) use roots::{Root, Scratch, TaskSight, for_each_root_range};
 pub(crate) use scan::scan_words;
-pub(crate) use stale::{clear_always, clear_stack, clearing, is_clearing};
+pub(crate) use stale::{clear_always, clear_stack, clear_whole_stack, clearing, is_clearing};
 pub(crate) use stop::{StoppedThread, install, why_given_up, with_stopped_threads};
 
 #[cfg(test)]

@@ -90,7 +90,8 @@ fn is_in_use(addr: usize) -> bool {
 
 fn read_again(list: &mut Vec<Mapping>) {
     list.clear();
-    let mut text = [0; 16 << 10];
+    // Not longer: what is called from here would leave its words deeper than `clear_stack` reaches.
+    let mut text = [0; 4 << 10];
     let whole = for_each_mapping(&mut text, &mut |mapping| {
         // Not asked about; and the list would lead to whatever a task leaves where a mapping begins.
         if in_region(mapping.start) {

@@ -35,8 +35,25 @@ pub(crate) fn clearing<R>(f: impl FnOnce() -> R) -> R {
 /// lie in the frame that it sleeps in; and the vector registers, through which it has copied pages.
 #[inline(never)]
 pub(crate) fn clear_stack() {
-    let mut room = [0u64; 2048];
+    clear_room::<2048>();
+    clear_vectors();
+}
+
+/// As [`clear_stack`], at a thread's end. libc keeps the stack for another thread, with the upmost 16 KiB of what the
+/// thread has used, and up to a page more since its own frames lie above the last of ours; a census reads that for as long as it lies there.
+#[inline(never)]
+pub(crate) fn clear_whole_stack() {
+    clear_room::<4096>();
+    clear_vectors();
+}
+
+#[inline(never)]
+fn clear_room<const WORDS: usize>() {
+    let mut room = [0u64; WORDS];
     std::hint::black_box(&mut room);
+}
+
+fn clear_vectors() {
     // SAFETY: the registers are declared as changed.
     unsafe {
         std::arch::asm!(

@@ -1,7 +1,7 @@
 //! Writing the pages of an arriving task to where they belong.
 
 use migrt_iso::page::HUGE_PAGE_LEN;
-use migrt_iso::{PAGE_LEN, SlotId, page};
+use migrt_iso::{PAGE_LEN, REGION_BASE, SlotId, page};
 use migrt_proto::SlotRef;
 use migrt_proto::wire::ShipSlot;
 
@@ -16,7 +16,8 @@ const POPULATE_MAX: usize = 64 * PAGE_LEN;
 /// Where the pages of one section go: a cursor over its runs.
 #[derive(Debug)]
 pub(crate) struct Installer {
-    /// `(address, bytes left)` of each run, in order.
+    /// Where each run begins, from the region's base, and the bytes that are left of it, in order. (Not addresses: this
+    /// lives as long as a stream, and would reach what other tasks have left.)
     runs: Vec<(usize, usize)>,
     at: usize,
     /// Up to here the run that is being written was made present.
@@ -26,7 +27,9 @@ pub(crate) struct Installer {
 impl Installer {
     /// Checks that each run lies within its slot; the slots themselves are the caller's already.
     pub(crate) fn new(task_slot: Option<SlotRef>, slots: &[ShipSlot]) -> Result<Installer, String> {
-        Ok(Installer { runs: addresses(task_slot, slots)?, at: 0, present_to: 0 })
+        let runs = addresses(task_slot, slots)?;
+        let runs = runs.into_iter().map(|(addr, len)| (addr - REGION_BASE, len)).collect();
+        Ok(Installer { runs, at: 0, present_to: 0 })
     }
 
     /// Writes the next bytes to where they belong, or merges them with what the task has left here; how
@@ -34,21 +37,22 @@ impl Installer {
     pub(crate) fn write(&mut self, bytes: &[u8], merge: Option<&mut Merge>) -> usize {
         let mut rest = bytes;
         let mut merge = merge;
-        while let Some((addr, left)) = self.runs.get_mut(self.at)
+        while let Some((offset, left)) = self.runs.get_mut(self.at)
             && !rest.is_empty()
         {
+            let addr = REGION_BASE + *offset;
             let len = rest.len().min(*left);
             match &mut merge {
-                Some(merge) => merge.add(*addr, &rest[..len]),
+                Some(merge) => merge.add(addr, &rest[..len]),
                 None => {
-                    let is_ready = (*addr..=self.present_to).contains(&(*addr + len));
+                    let is_ready = (*offset..=self.present_to).contains(&(*offset + len));
                     if !is_ready && *left >= POPULATE_MIN {
-                        self.present_to = populate(*addr, len, *left);
+                        self.present_to = populate(addr, len, *left) - REGION_BASE;
                     }
-                    install(*addr, &rest[..len]);
+                    install(addr, &rest[..len]);
                 }
             }
-            *addr += len;
+            *offset += len;
             *left -= len;
             if *left == 0 {
                 self.at += 1;

@@ -41,16 +41,18 @@ pub(super) fn runs_of(item: &ShipSlot) -> impl Iterator<Item = Run> {
     })
 }
 
-/// Address and length of the ranges to register for these pages of one slot: not too many of them.
-pub(super) fn ranges(pages: &PageSet) -> Vec<(usize, usize)> {
-    let mut gap = GAP_LEN;
+/// The ranges to register for these pages of one slot: not too many of them. (Numbers of pages: a list of addresses
+/// would reach what other tasks have left there, for as long as it lies in somebody's memory.)
+pub(super) fn ranges(pages: &PageSet) -> Vec<Run> {
+    let mut gap = (GAP_LEN / PAGE_LEN) as u64;
     loop {
-        let mut ranges: Vec<(usize, usize)> = Vec::new();
+        let mut ranges: Vec<Run> = Vec::new();
         for run in pages.runs() {
-            let (addr, len) = (addr_of(run.first), run.count as usize * PAGE_LEN);
             match ranges.last_mut() {
-                Some(last) if addr - (last.0 + last.1) <= gap => last.1 = addr + len - last.0,
-                _ => ranges.push((addr, len)),
+                Some(last) if run.first.0 - (last.first.0 + last.count) <= gap => {
+                    last.count = run.first.0 + run.count - last.first.0;
+                }
+                _ => ranges.push(run),
             }
         }
         if ranges.len() <= RANGES_MAX {
@@ -58,4 +60,9 @@ pub(super) fn ranges(pages: &PageSet) -> Vec<(usize, usize)> {
         }
         gap *= 4;
     }
+}
+
+/// Address and length of a run.
+pub(super) fn span_of(run: Run) -> (usize, usize) {
+    (addr_of(run.first), run.count as usize * PAGE_LEN)
 }

@@ -9,6 +9,7 @@ use migrt_proto::transfer::{HotPage, Page, Run};
 use super::Lacking;
 use super::state::{Stage, State};
 use crate::fail;
+use crate::migrate::pages::span_of;
 use crate::migrate::remains::number_of;
 use crate::migrate::{head, sleepers, untied};
 use crate::task::body::Doom;
@@ -156,13 +157,14 @@ impl Lacking {
         let mut state = self.state();
         let kernel = Kernel::global().expect("a range is registered");
         let ranges = std::mem::take(&mut state.ranges);
-        for (addr, len) in ranges {
+        for range in ranges {
+            let (addr, len) = span_of(range);
             if slot.contains(addr) {
                 let ended = kernel.unregister(addr, len);
                 assert!(ended.is_ok(), "a range cannot be unregistered: {ended:?}");
                 libc_buffers::ranges_ended(1);
             } else {
-                state.ranges.push((addr, len));
+                state.ranges.push(range);
             }
         }
         let whole = Run::new(number_of(slot.base()), (slot.len() / PAGE_LEN) as u64);

@@ -37,7 +37,7 @@ pub(super) use self::state::State;
 pub(super) use self::table::find;
 pub(crate) use self::table::{fault, forget, link_back, link_lost, task_of};
 use super::fault::Verdict;
-use super::pages::{pages_of, ranges};
+use super::pages::{pages_of, ranges, span_of};
 use super::remains::{addr_of, number_of};
 use super::rounds::head_of_frame;
 use super::sleepers;
@@ -124,13 +124,14 @@ impl Lacking {
         let mut state = self.state();
         for &slot in &self.slots {
             let whole = Run::new(number_of(slot.base()), (slot.len() / PAGE_LEN) as u64);
-            for (addr, len) in ranges(&state.missing.pages().within(whole)) {
+            for range in ranges(&state.missing.pages().within(whole)) {
+                let (addr, len) = span_of(range);
                 if let Err(error) = kernel.register(addr, len, false) {
                     libc_buffers::ranges_added(state.ranges.len());
                     state.unregister_all();
                     return Err(error.to_string());
                 }
-                state.ranges.push((addr, len));
+                state.ranges.push(range);
             }
         }
         libc_buffers::ranges_added(state.ranges.len());

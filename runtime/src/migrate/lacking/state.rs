@@ -7,6 +7,7 @@ use migrt_iso::KernelError;
 use migrt_iso::missing::Missing as Kernel;
 use migrt_proto::transfer::{Missing, Page, PageSet, Run, Waiter, Way};
 
+use crate::migrate::pages::span_of;
 use crate::net::BulkFeed;
 use crate::task::body::Doom;
 use crate::task::join::Waker;
@@ -24,8 +25,8 @@ pub(in crate::migrate) struct State {
     pub(in crate::migrate) lost: PageSet,
     /// Pages that were waited for, in the order in which they were touched; some are left out.
     pub(in crate::migrate) first: Vec<Page>,
-    /// What is registered: address and length.
-    pub(in crate::migrate) ranges: Vec<(usize, usize)>,
+    /// What is registered.
+    pub(in crate::migrate) ranges: Vec<Run>,
     pub(in crate::migrate) waiters: BTreeMap<u64, Waker>,
     pub(in crate::migrate) waiter_count: u64,
     pub(in crate::migrate) requests: Option<BulkFeed>,
@@ -90,7 +91,8 @@ impl State {
     }
 
     pub(in crate::migrate) fn unregister_all(&mut self) {
-        for (addr, len) in std::mem::take(&mut self.ranges) {
+        for range in std::mem::take(&mut self.ranges) {
+            let (addr, len) = span_of(range);
             let kernel = Kernel::global().expect("a range is registered");
             let ended = kernel.unregister(addr, len);
             // A page that stays missing would be waited for without end.
