@@ -105,7 +105,7 @@ impl World {
         let Some(link) = self.net.conn(at.node, plan.to) else { return false };
         let ends = link.ends;
         let (conn, to) = (link.id, if ends.0 == at { ends.1 } else { ends.0 });
-        let (delay, again) = (self.rng.range(100, 60_000), self.rng.chance(3));
+        let delay = self.rng.range(100, 60_000);
         let process = self.process(at).expect("checked");
         if !process.core.copying(Micros(now), task, epoch) {
             return false;
@@ -114,11 +114,6 @@ impl World {
         local.plan = Some(Plan { stream: Some((conn, to, now + delay)), ..plan });
         let local = Local { plan: None, ..local.clone() };
         let copy = self.copy_of(at, &local, epoch);
-        if again {
-            let later = delay + self.rng.range(100, 500_000);
-            let local = copy.clone();
-            self.at(later, Event::Rounds { conn, from: at, to, task, epoch, local });
-        }
         self.at(delay, Event::Rounds { conn, from: at, to, task, epoch, local: copy });
         true
     }

@@ -24,10 +24,14 @@ impl Handoff {
             // An older shipment: its own fate is told under its own epoch.
             return Err(Refusal::Stale);
         }
-        if self.retracted.get(&task).is_some_and(|(_, retracted)| *retracted >= epoch)
+        if let Some(&(_, retracted)) = self.retracted.get(&task)
+            && retracted >= epoch
             && cx.fault != Fault::ForgetRetract
         {
-            // The source has been told (rule 16).
+            // The source has been told, and no stream comes twice (rule 16).
+            if retracted == epoch {
+                self.retracted.remove(&task);
+            }
             return Err(Refusal::Stale);
         }
         let refused = if !cx.members.is_serving() {
