@@ -31,6 +31,16 @@ impl Case {
     }
 
     fn run(&self) {
+        // Pages may all have come before the task touches one: then nobody asks for any.
+        let may_miss = ["source.demanded", "target.faulted"].contains(&self.point);
+        let mut tries = if may_miss { 5 } else { 1 };
+        while !self.strikes(tries == 1) {
+            tries -= 1;
+        }
+    }
+
+    /// Plays the case; `false`: the node did not come by its point, and so lived. That is a failure if it `must`.
+    fn strikes(&self, must: bool) -> bool {
         let log = Scratch::new("kill");
         let Roles { home, source, target } = self.roles;
         let victim = self.victim();
@@ -44,7 +54,12 @@ impl Case {
             &[("MIGRT_FAIL", &plan), ("MIGRT_STRATEGY", self.strategy)],
         );
         let ended = run.end();
-        ended.expect(0, &["MIGRT_FAIL strikes", "outcome", "over"]);
+        ended.expect(0, &["outcome", "over"]);
+        if !must && !ended.text().contains("MIGRT_FAIL strikes") {
+            assert_eq!(ended.value("outcome"), r#"Ok("moved")"#, "{}", ended.text());
+            return false;
+        }
+        ended.expect(0, &["MIGRT_FAIL strikes"]);
         let walk = steps::read(log.path()).remove(&0).expect("it has made steps");
         steps::check(0, &walk);
         let outcome = ended.value("outcome");
@@ -65,6 +80,7 @@ impl Case {
             let waited = ended.when("outcome") - ended.when("MIGRT_FAIL strikes");
             assert!(waited < Duration::from_secs(2), "waited {waited:?} for the bad news");
         }
+        true
     }
 }
 
