@@ -15,7 +15,8 @@ fn rounds() -> u64 {
 
 fn travel(scenario: &str) -> (Ended, u64, u64) {
     let args = [scenario, &rounds().to_string(), &NODES.to_string()];
-    let ended = run(STATICS, &args, &[("RUST_BACKTRACE", "1")], Duration::from_secs(60));
+    let limit = Duration::from_secs(60 + rounds() / 10);
+    let ended = run(STATICS, &args, &[("RUST_BACKTRACE", "1")], limit);
     assert!(ended.good, "{scenario}: {}\n{}\n{}", ended.how, tail(&ended.out), tail(&ended.err));
     let total = ended.lines_of("total");
     let words: Vec<&str> = total.last().expect("a line of totals").split(' ').collect();
