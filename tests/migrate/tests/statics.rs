@@ -15,7 +15,7 @@ fn rounds() -> u64 {
 
 fn travel(scenario: &str) -> (Ended, u64, u64) {
     let args = [scenario, &rounds().to_string(), &NODES.to_string()];
-    let limit = Duration::from_secs(60 + rounds() / 10);
+    let limit = Duration::from_secs(rounds().div_ceil(10).max(60));
     let ended = run(STATICS, &args, &[("RUST_BACKTRACE", "1")], limit);
     assert!(ended.good, "{scenario}: {}\n{}\n{}", ended.how, tail(&ended.out), tail(&ended.err));
     let total = ended.lines_of("total");
