@@ -130,6 +130,11 @@ async fn receive(hub: &Hub, link: &Link, mut reader: FrameReader) -> Result<(), 
         }
         Err(FrameError::Read(error)) => return Err(error.to_string()),
     }
+    // QUIC hands out what it has received of a connection that has ended, too. The protocols above were told that
+    // nothing comes of it any more (rule 16 of the hand-off).
+    if link.has_ended() {
+        return Err("its link was given up".into());
+    }
     hub.touch();
     let mut sink = SinkGuard(Some(hub.handler.bulk_open(link.peer, reader.frame())));
     let mut blocks = Unpacker::default();
