@@ -4,6 +4,9 @@
 //! shows then is what its last owner left. Tables of a task's pages, copies of its stack in packets
 //! and lists of its blocks would so look like references to what the task has left, for as long as
 //! the block's new owner lives. Threads of the runtime that handle such data clear what they free.
+//!
+//! And a stack, where their calls have been: a value that is written to a block may have bytes that nobody has set
+//! (an `Option`'s `None` has), and the compiler is free to write there what its frame happens to lie on.
 
 use std::cell::Cell;
 
@@ -28,11 +31,15 @@ pub(crate) fn clearing<R>(f: impl FnOnce() -> R) -> R {
     let before = CLEARING.with(|clearing| clearing.replace(true));
     let result = f();
     CLEARING.with(|clearing| clearing.set(before));
+    if !before {
+        clear_stack();
+    }
     result
 }
 
 /// Clears the part of this thread's stack that is not in use, where words of finished calls would
-/// lie in the frame that it sleeps in; and the vector registers, through which it has copied pages.
+/// lie in the frame that it sleeps in, or in values that it writes; and the vector registers, through which it has
+/// copied pages.
 #[inline(never)]
 pub(crate) fn clear_stack() {
     clear_room::<2048>();

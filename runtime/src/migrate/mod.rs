@@ -168,6 +168,8 @@ fn leave(task: TaskRef) {
             compare(body);
         }
         checked = check_words(body, copying.as_deref());
+        // The core's frames will lie where the scan's have.
+        census::clear_stack();
         if let Some(copying) = &copying {
             body.journey().is_lazy = copying.is_lazy();
         }

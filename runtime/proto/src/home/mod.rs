@@ -47,6 +47,21 @@ pub(crate) struct Entry {
 
 const _: () = assert!(size_of::<Entry>() == 32, "no bytes between the fields");
 
+/// Of a vacant place of the table.
+impl Default for Entry {
+    fn default() -> Entry {
+        Entry {
+            incarnation: Incarnation(0),
+            node: NodeId(0),
+            cancel: false,
+            detached: false,
+            epoch: Epoch(0),
+            outcome: None,
+            more: None,
+        }
+    }
+}
+
 impl Entry {
     fn at(&self) -> Place {
         Place { node: self.node, incarnation: self.incarnation }

@@ -2,6 +2,10 @@
 //!
 //! Chunks of [`CHUNK`] neighbours are freed when their last entry goes, so a table with few old and many new entries
 //! stays small.
+//!
+//! A vacant place holds a whole value, the default one, and not an `Option`'s `None`: to write that the compiler may copy
+//! what happened to lie on the stack, and who scans the node's memory for addresses would find some here, for as long as
+//! the chunk lives.
 
 use std::collections::VecDeque;
 
@@ -19,10 +23,22 @@ pub(crate) struct Table<T> {
 #[derive(Debug)]
 struct Chunk<T> {
     count: u32,
-    entries: [Option<T>; CHUNK as usize],
+    is_used: [bool; CHUNK as usize],
+    entries: [T; CHUNK as usize],
 }
 
-impl<T> Table<T> {
+impl<T: Default> Chunk<T> {
+    fn new() -> Chunk<T> {
+        let entries = std::array::from_fn(|_| T::default());
+        Chunk { count: 0, is_used: [false; CHUNK as usize], entries }
+    }
+
+    fn get(&self, index: usize) -> Option<&T> {
+        self.is_used[index].then(|| &self.entries[index])
+    }
+}
+
+impl<T: Default> Table<T> {
     /// An empty table whose first entry will have the number 1.
     pub(crate) fn new() -> Table<T> {
         Table { chunks: VecDeque::new(), first: 0, next: 1, count: 0 }
@@ -43,29 +59,35 @@ impl<T> Table<T> {
         while self.first + self.chunks.len() as u64 <= chunk {
             self.chunks.push_back(None);
         }
-        let chunk = self.chunks[(chunk - self.first) as usize].get_or_insert_with(|| {
-            Box::new(Chunk { count: 0, entries: [const { None }; CHUNK as usize] })
-        });
+        let chunk = self.chunks[(chunk - self.first) as usize]
+            .get_or_insert_with(|| Box::new(Chunk::new()));
+        let index = (sequence % CHUNK) as usize;
         chunk.count += 1;
-        chunk.entries[(sequence % CHUNK) as usize] = Some(value);
+        chunk.is_used[index] = true;
+        chunk.entries[index] = value;
         self.count += 1;
         sequence
     }
 
     pub(crate) fn get(&self, sequence: u64) -> Option<&T> {
         let index = (sequence / CHUNK).checked_sub(self.first)?;
-        self.chunks.get(usize::try_from(index).ok()?)?.as_ref()?.entries
-            [(sequence % CHUNK) as usize]
-            .as_ref()
+        let chunk = self.chunks.get(usize::try_from(index).ok()?)?.as_ref()?;
+        chunk.get((sequence % CHUNK) as usize)
     }
 
     pub(crate) fn get_mut(&mut self, sequence: u64) -> Option<&mut T> {
-        self.chunk_mut(sequence)?.entries[(sequence % CHUNK) as usize].as_mut()
+        let index = (sequence % CHUNK) as usize;
+        let chunk = self.chunk_mut(sequence)?;
+        chunk.is_used[index].then(|| &mut chunk.entries[index])
     }
 
     pub(crate) fn remove(&mut self, sequence: u64) -> Option<T> {
         let chunk = self.chunk_mut(sequence)?;
-        let value = chunk.entries[(sequence % CHUNK) as usize].take()?;
+        let index = (sequence % CHUNK) as usize;
+        if !std::mem::take(&mut chunk.is_used[index]) {
+            return None;
+        }
+        let value = std::mem::take(&mut chunk.entries[index]);
         chunk.count -= 1;
         let is_empty = chunk.count == 0;
         self.count -= 1;
@@ -89,7 +111,7 @@ impl<T> Table<T> {
             .filter_map(|(i, chunk)| Some((i as u64 + self.first, chunk.as_ref()?)));
         chunks
             .flat_map(|(number, chunk)| {
-                let used = chunk.entries.iter().enumerate().filter(|(_, entry)| entry.is_some());
+                let used = chunk.is_used.iter().enumerate().filter(|(_, is_used)| **is_used);
                 used.map(move |(i, _)| number * CHUNK + i as u64)
             })
             .collect()
