@@ -352,9 +352,7 @@ impl Copying {
         }
         check::take(&mut manifest, header);
         section.extra = postcard::to_stdvec(&manifest).expect("plain data encodes");
-        if !ship::commit(cluster, body.id, self.epoch) {
-            return Err("it was called off".to_owned());
-        }
+        ship::commit(cluster, (body.id, self.epoch), self.target)?;
         work.push(cluster, (body.id, self), section, parts)?;
         work.feed.take().expect("just written to").finish();
         Ok((std::mem::take(&mut work.base), byte_count))

@@ -103,9 +103,9 @@ pub(super) fn ship(
     copier.note();
     *shipped = Some(Arc::new(copier.base));
     cluster.metrics.shipped(page_count, byte_count);
-    if !commit(cluster, id, epoch) {
+    if let Err(why) = commit(cluster, (id, epoch), to) {
         is_broken_here.store(true, Ordering::SeqCst);
-        return Err(failed("it was called off"));
+        return Err(failed(why));
     }
     sender.feed.finish();
     Ok(())

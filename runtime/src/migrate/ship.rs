@@ -164,11 +164,8 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         Ok(header) => header,
         Err(why) => return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why)),
     };
-    if let Err(why) = has_link(cluster, to) {
+    if let Err(why) = commit(cluster, (id, epoch), to) {
         return cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
-    }
-    if !commit(cluster, id, epoch) {
-        return;
     }
     cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count + header.len());
     cluster.send_bulk(to, header, parts, move |result| {
@@ -187,14 +184,21 @@ pub(super) fn has_link(cluster: &Cluster, to: NodeId) -> Result<(), String> {
     }
 }
 
-/// Asks the core whether the last byte of a shipment may go to the wire: it is the commit. `false`: the try is
-/// over, and the stream is to be broken off.
-pub(super) fn commit(cluster: &Cluster, task: TaskId, epoch: Epoch) -> bool {
-    let may = cluster.tell_only(|core| core.commit(task, epoch));
-    if may {
-        fail::point("source.committed");
+/// Asks the core whether the last byte of a shipment may go to the wire: it is the commit.
+///
+/// # Errors
+/// The try is over, or there is no link: the stream is to be broken off.
+pub(super) fn commit(
+    cluster: &Cluster,
+    (task, epoch): (TaskId, Epoch),
+    to: NodeId,
+) -> Result<(), String> {
+    has_link(cluster, to)?;
+    if !cluster.tell_only(|core| core.commit(task, epoch)) {
+        return Err("it was called off".to_owned());
     }
-    may
+    fail::point("source.committed");
+    Ok(())
 }
 
 /// A shipment's head as it opens the stream.

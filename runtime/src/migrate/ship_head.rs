@@ -20,7 +20,7 @@ use super::pages::runs_of;
 use super::remains::{Base, Parts, number_of};
 use super::rounds::{Checkpoint, Sent, by_slot};
 use super::serve::{self, Checked, Serving};
-use super::ship::{commit, has_link, manifest, prepare};
+use super::ship::{commit, manifest, prepare};
 use crate::cluster::Cluster;
 use crate::config::Audit;
 use crate::task::header::Header;
@@ -118,10 +118,7 @@ pub(super) fn ship(
     };
     let stream = work.as_mut().and_then(|work| work.feed.take());
     drop(work);
-    has_link(cluster, to)?;
-    if !commit(cluster, header.id, epoch) {
-        return Err("it was called off".to_owned());
-    }
+    commit(cluster, (header.id, epoch), to)?;
     Serving::begin_stream(cluster, task, served, (section, parts), stream)?;
     if let Some(rounds) = rounds {
         rounds.hurry(cluster);
