@@ -116,6 +116,7 @@ impl Lacking {
         let count = state.missing.pages().len();
         let tenant = self.give_up(&mut state);
         let waiters = std::mem::take(&mut state.waiters);
+        state.hurry = None;
         let first = std::mem::take(&mut state.first);
         drop(state);
         self.tell_first(&first);

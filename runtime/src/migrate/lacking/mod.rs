@@ -80,6 +80,7 @@ impl Lacking {
             ranges: Vec::new(),
             waiters: BTreeMap::new(),
             waiter_count: 0,
+            hurry: None,
             requests: None,
             record: None,
             holder: None,
@@ -300,6 +301,9 @@ impl Lacking {
         }
         if let Some(waker) = waker {
             state.waiters.insert(waiter.0, waker);
+            if state.hurry.is_none() {
+                state.hurry = self.cluster.hurry();
+            }
         }
         Verdict::Wait
     }

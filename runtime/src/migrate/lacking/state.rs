@@ -8,7 +8,7 @@ use migrt_iso::missing::Missing as Kernel;
 use migrt_proto::transfer::{Missing, Page, PageSet, Run, Waiter, Way};
 
 use crate::migrate::pages::span_of;
-use crate::net::BulkFeed;
+use crate::net::{BulkFeed, Hurry};
 use crate::task::body::Doom;
 use crate::task::join::Waker;
 use crate::task::libc_buffers;
@@ -29,6 +29,8 @@ pub(in crate::migrate) struct State {
     pub(in crate::migrate) ranges: Vec<Run>,
     pub(in crate::migrate) waiters: BTreeMap<u64, Waker>,
     pub(in crate::migrate) waiter_count: u64,
+    /// As long as anybody waits: the answer is due.
+    pub(in crate::migrate) hurry: Option<Hurry>,
     pub(in crate::migrate) requests: Option<BulkFeed>,
     /// The task, once it runs.
     pub(in crate::migrate) record: Option<TaskRef>,
@@ -87,7 +89,11 @@ impl State {
     }
 
     pub(in crate::migrate) fn take_wakers(&mut self, waiters: &[Waiter]) -> Vec<Waker> {
-        waiters.iter().filter_map(|waiter| self.waiters.remove(&waiter.0)).collect()
+        let woken = waiters.iter().filter_map(|waiter| self.waiters.remove(&waiter.0)).collect();
+        if self.waiters.is_empty() {
+            self.hurry = None;
+        }
+        woken
     }
 
     pub(in crate::migrate) fn unregister_all(&mut self) {
