@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, RecvStream,
-    SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    RecvStream, SendStream, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -38,6 +38,8 @@ const INITIAL_WINDOW: u64 = 4 << 20;
 const SEND_WINDOW: u64 = 4 << 20;
 const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
+const UNACKNOWLEDGED: u32 = 10;
+const ACK_DELAY: Duration = Duration::from_millis(2);
 
 /// A connected wire and the process at its other end, which ends with it.
 pub struct Wire {
@@ -151,7 +153,10 @@ fn transport() -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     let mut congestion = CubicConfig::default();
     congestion.initial_window(INITIAL_WINDOW);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(UNACKNOWLEDGED)).max_ack_delay(Some(ACK_DELAY));
     config
+        .ack_frequency_config(Some(acks))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(60_000))))
         .keep_alive_interval(Some(Duration::from_millis(300)))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))

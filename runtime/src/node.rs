@@ -286,6 +286,7 @@ fn wait_for_nodes(node: &Node, mut children: Option<&mut crate::launch::Children
 fn serve(node: &'static Node) -> ! {
     let code = node.cluster.wait_for_end();
     stop_workers(node);
+    node.cluster.wait_for_goodbye();
     std::process::exit(code)
 }
 

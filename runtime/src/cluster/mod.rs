@@ -41,6 +41,8 @@ use crate::task::record::TaskRef;
 
 /// How long a node tries to join before it gives up.
 const JOIN_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a node that is told of the program's end waits for node 0 to close the link.
+const GOODBYE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What came for one who waits under a token.
 #[derive(Debug)]
@@ -273,26 +275,31 @@ impl Cluster {
         }
     }
 
-    /// Why a link to a node did not come up, if that is final.
     /// Why the last link that did not come up did not.
     pub(crate) fn last_failure(&self) -> Option<String> {
         self.last_failure.lock().unwrap().clone()
     }
 
+    /// Why a link to a node did not come up, if that is final.
     pub(crate) fn link_error(&self) -> Option<String> {
         self.link_error.lock().unwrap().clone()
     }
 
-    /// The task has given up a slot, of which pages may be watched.
-    pub(crate) fn unwatch(&self, task: TaskId, slot: SlotId) {
+    /// The task has given up slots, of which pages may be watched. It is asked which only if there are any such: to
+    /// walk along the slots of a long heap takes longer than all else that a parcel needs.
+    pub(crate) fn unwatch(&self, task: TaskId, slots: impl FnOnce(&mut dyn FnMut(SlotId))) {
         let record = self.resident(task);
         let body = record.as_ref().and_then(|record| record.mobile());
-        if let Some(copying) = body.and_then(|body| body.any_journey()?.copying.clone()) {
-            copying.watch.forget(slot);
+        let Some(journey) = body.and_then(|body| body.any_journey()) else { return };
+        let (copying, known) = (journey.copying.clone(), journey.known.clone());
+        drop(journey);
+        if copying.is_none() && known.is_none() {
+            return;
         }
-        if let Some(known) = body.and_then(|body| body.any_journey()?.known.clone()) {
-            known.forget(slot);
-        }
+        slots(&mut |slot| {
+            copying.iter().for_each(|copying| copying.watch.forget(slot));
+            known.iter().for_each(|known| known.forget(slot));
+        });
     }
 
     pub(crate) fn resident(&self, task: TaskId) -> Option<TaskRef> {
@@ -461,6 +468,15 @@ impl Cluster {
         }
         let end = self.end.1.wait_while(end, over).unwrap();
         end.expect("waited for")
+    }
+
+    /// The program is over, and this node has heard of it; node 0 waits until it knows that it has, which takes a
+    /// moment (acknowledgements are not sent at once), and closes the link then. Not waited for for long.
+    pub(crate) fn wait_for_goodbye(&self) {
+        let until = Instant::now() + GOODBYE_PATIENCE;
+        while self.is_linked(NodeId::STARTING) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::congestion::CubicConfig;
-use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 /// Largest UDP payload a node accepts; also the limit of path MTU discovery.
 pub(super) const RECEIVE_PAYLOAD_MAX: u16 = 8_952;
@@ -32,6 +32,12 @@ const LOOPBACK_SEND_WINDOW: u64 = 2 << 20;
 pub(super) const SEND_WINDOW: u64 = 4 << 20;
 const STREAMS: u32 = 4_096;
 
+/// Packets that a peer may leave without an acknowledgement, and for how long (draft-ietf-quic-ack-frequency). With
+/// every second packet acknowledged at once a short shipment is: a packet of its own, sent before anybody looks at
+/// what has come, when the answer that follows would have carried it.
+const UNACKNOWLEDGED: u32 = 10;
+const ACK_DELAY: Duration = Duration::from_millis(2);
+
 /// A link without any sign of life for so long is lost.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: Duration = Duration::from_millis(300);
@@ -42,7 +48,10 @@ pub(super) fn config(addr: SocketAddr, segmented: bool) -> Arc<TransportConfig> 
     let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("three seconds fit a QUIC timeout");
     let mut congestion = CubicConfig::default();
     congestion.initial_window(INITIAL_WINDOW);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(UNACKNOWLEDGED)).max_ack_delay(Some(ACK_DELAY));
     config
+        .ack_frequency_config(Some(acks))
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))

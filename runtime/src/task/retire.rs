@@ -37,7 +37,7 @@ pub(crate) fn is_resting(slot: SlotId) -> bool {
 /// A slot that the travelled task has given up: its last one at its end, or one in the middle.
 pub(crate) fn give_up(task: TaskId, slot: SlotId) {
     crate::migrate::lacking::forget(slot);
-    cluster().unwatch(task, slot);
+    cluster().unwatch(task, |seen| seen(slot));
     if !cluster().quarantine(task, slot) {
         rest(slot);
     }

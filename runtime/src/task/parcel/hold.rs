@@ -68,7 +68,7 @@ pub(super) fn unlist(owner: Option<&MobileBody>, header: &Header) -> bool {
         return false;
     }
     // Perhaps pages of it are being copied for a move of its holder.
-    slots(header, &mut |slot| cluster().unwatch(body.id, slot));
+    cluster().unwatch(body.id, |seen| slots(header, seen));
     true
 }
 
