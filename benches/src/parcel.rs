@@ -3,8 +3,9 @@
 //! The value is a `HashMap<String, Vec<u64>>`, built anew for each sample, so no node knows anything of it. The clock
 //! is read just before the call that carries the parcel is spawned and again as the first thing in the task that got
 //! it, which then checks every word. On one node that time has the spawning and the first step of a task in it, and
-//! nothing else: the same call with a number in the parcel's place stands beside it, once at a time when the caches hold nothing
-//! but the value that was just built, and then, as the parcel, when they hold what the last tasks needed. The nodes have one worker
+//! nothing else: the same call with a number in the parcel's place stands beside it. Both once at a time when the caches hold nothing
+//! but the value that was just built (*cold*), and then when they hold what the last such tasks needed: the parcel goes from task to
+//! task and comes back as the result, and is checked in the end. The nodes have one worker
 //! each, so no worker has to be woken on the way. Between nodes the bare wire carries as many bytes, in turns
 //! (see `quic`). A lazy parcel goes there too: the time until its task has begun, and until that has read every word of it,
 //! in the order of the map, which is not that of memory. What serde (postcard) takes to encode and decode the same value stands beside both.
@@ -41,6 +42,7 @@ pub struct Options {
 /// One round's figures, in microseconds.
 struct Round {
     local: f64,
+    cold_local: f64,
     number: f64,
     cold_number: f64,
     remote: f64,
@@ -91,15 +93,25 @@ fn takes_number(_number: u64, _entries: u64, _round: u64) -> Result<u64, String>
     Ok(machine_ns())
 }
 
+/// As [`takes`], unchecked; the parcel too.
+#[migrt::migratable]
+fn passes(parcel: Parcel<Map>) -> (u64, Parcel<Map>) {
+    (machine_ns(), parcel)
+}
+
 /// Times of one round on one node, in nanoseconds.
 #[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 struct Local {
-    /// A number, when the caches hold what was built.
+    /// When the caches hold what was built.
     cold_number: u64,
-    /// A number, and the parcel, when they hold what it takes to start a task.
+    cold_parcel: u64,
+    /// When they hold what it takes to start such a task.
     number: u64,
     parcel: u64,
 }
+
+/// Hand-overs before the one that counts.
+const WARM: u32 = 20;
 
 /// Hands a parcel and a number to tasks of this node.
 #[migrt::migratable]
@@ -107,12 +119,22 @@ fn gives(entries: u64, round: u64) -> Result<Local, String> {
     let parcel = Parcel::new(move || build(entries, round)).map_err(|e| e.to_string())?;
     let cold_number = gives_number()?;
     let mut number = 0;
-    for _ in 0..20 {
+    for _ in 0..WARM {
         number = gives_number()?;
     }
+    let (cold_parcel, mut parcel) = gives_parcel(parcel)?;
+    let mut took = 0;
+    for _ in 0..WARM {
+        (took, parcel) = gives_parcel(parcel)?;
+    }
+    check(&parcel, entries, round)?;
+    Ok(Local { cold_number, number, cold_parcel, parcel: took })
+}
+
+fn gives_parcel(parcel: Parcel<Map>) -> Result<(u64, Parcel<Map>), String> {
     let before = machine_ns();
-    let began = migrt::spawn(takes(parcel, entries, round)).join().map_err(|e| e.to_string())??;
-    Ok(Local { cold_number, number, parcel: began - before })
+    let (began, parcel) = migrt::spawn(passes(parcel)).join().map_err(|e| e.to_string())?;
+    Ok((began - before, parcel))
 }
 
 fn gives_number() -> Result<u64, String> {
@@ -135,8 +157,9 @@ pub fn run(options: Options) -> Outcome {
         "a map of {entries} vectors of 8 KiB handed over as a parcel, {} rounds",
         found.len()
     ));
-    let figures: [(&str, &str, Value); 10] = [
+    let figures: [(&str, &str, Value); 11] = [
         ("local_us_median", "us", &|r| r.local),
+        ("local_cold_us_median", "us", &|r| r.cold_local),
         ("local_number_us_median", "us", &|r| r.number),
         ("local_cold_number_us_median", "us", &|r| r.cold_number),
         ("remote_us_median", "us", &|r| r.remote),
@@ -179,6 +202,7 @@ fn round(entries: u64, round: u64, wire: &mut Wire) -> Result<Round, Fault> {
     let us = |ns: u64| ns as f64 / 1e3;
     Ok(Round {
         local: us(local.parcel),
+        cold_local: us(local.cold_parcel),
         number: us(local.number),
         cold_number: us(local.cold_number),
         remote: us(remote),
