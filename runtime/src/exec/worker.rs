@@ -22,6 +22,9 @@ const FAIRNESS: u32 = 61;
 const CLOCK: u32 = 32;
 /// Records kept for reuse per worker.
 const RECORDS: usize = 8192;
+/// Buffers of arguments kept for reuse per worker, and how long they may be.
+const BUFFERS: usize = 1024;
+const BUFFER_LEN_MAX: usize = 256;
 
 thread_local! {
     // Read on worker threads and threads outside the runtime only: a mobile task has its own
@@ -39,6 +42,7 @@ pub(crate) struct Worker {
     current: Cell<*const Record>,
     stacks: StackCache,
     records: RefCell<Vec<NonNull<Record>>>,
+    buffers: RefCell<Vec<Vec<u8>>>,
     tick: Cell<u32>,
     seed: Cell<u32>,
     pub(crate) mobile: mobile::WorkerPart,
@@ -58,6 +62,7 @@ impl Worker {
             current: Cell::new(ptr::null()),
             stacks: StackCache::new(&exec.shared[index].warm_stacks),
             records: RefCell::new(Vec::with_capacity(RECORDS)),
+            buffers: RefCell::new(Vec::with_capacity(BUFFERS)),
             tick: Cell::new(0),
             seed: Cell::new(0x9e37_79b9 ^ (index as u32 + 1)),
             mobile: mobile::WorkerPart::new(&exec.shared[index].warm_slots),
@@ -124,6 +129,21 @@ impl Worker {
             records.push(record);
         }
         keep
+    }
+
+    /// An empty buffer for the arguments of a call, so that to spawn one allocates nothing once warm.
+    pub(crate) fn take_buffer(&self) -> Vec<u8> {
+        self.buffers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Keeps the buffer for the next call; cleared, since a census reads whatever lies in a live block.
+    pub(crate) fn keep_buffer(&self, mut buffer: Vec<u8>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < BUFFERS && (1..=BUFFER_LEN_MAX).contains(&buffer.capacity()) {
+            buffer.fill(0);
+            buffer.clear();
+            buffers.push(buffer);
+        }
     }
 
     pub(crate) fn take_stack(&self, class: SlotClass) -> Option<Stack> {

@@ -198,7 +198,7 @@ fn start<'a>(
     task: &'a TaskRef,
     body: &'a MobileBody,
 ) -> Result<&'a Header, JoinError> {
-    let call = body.take_call().expect("a task without a header has its call");
+    let mut call = body.take_call().expect("a task without a header has its call");
     let entry = entry::lookup(entry::EntryId(call.entry.0)).ok_or_else(|| JoinError::Encoding {
         reason: format!("this program has no entry {:#018x}", call.entry.0),
     })?;
@@ -211,6 +211,7 @@ fn start<'a>(
     // A copy of its own: no word of the task's stack may ever lead to node memory.
     // SAFETY: the task does not run yet: its thread block and heap are idle.
     header.args.set(unsafe { tls::with_thread_pointer(header.tp(), || call.args.clone()) });
+    worker.keep_buffer(std::mem::take(&mut call.args));
     body.set_header(header);
     let _ = task;
     Ok(header)

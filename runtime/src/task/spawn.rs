@@ -21,6 +21,7 @@ use crate::cluster::{cluster, home};
 use crate::entry::Call;
 use crate::error::{JoinError, SpawnError};
 use crate::exec::door;
+use crate::exec::worker::Worker;
 
 /// What [`spawn`] can start. Implemented for closures and for the calls that `#[migratable]`
 /// functions return; not meant to be implemented by hand.
@@ -174,8 +175,11 @@ fn or_stillborn<R>(started: Result<JoinHandle<R>, SpawnError>) -> JoinHandle<R> 
 }
 
 fn start<C: Call>(target: Option<NodeId>, call: C) -> Result<JoinHandle<C::Output>, SpawnError> {
-    // In the caller's heap: `Serialize` is the user's code.
-    let mut args = Vec::new();
+    // In the caller's heap: `Serialize` is the user's code. What is not a mobile task's is a node's.
+    let mut args = match current::mobile() {
+        Some(_) => Vec::new(),
+        None => on_worker(|worker| worker.map_or_else(Vec::new, Worker::take_buffer)),
+    };
     let encoded = call.encode(&mut args).map_err(|e| e.to_string());
     drop(call);
     encoded.map_err(|reason| SpawnError::Encoding { reason })?;
@@ -196,7 +200,14 @@ fn start_encoded(
     let spawned = on_worker(|worker| {
         let cluster = cluster();
         // On the worker's side a copy of a task's bytes is a node's.
-        let args = if from_mobile { args.clone() } else { std::mem::take(&mut args) };
+        let args = match from_mobile {
+            true => {
+                let mut copy = worker.map_or_else(Vec::new, Worker::take_buffer);
+                copy.extend_from_slice(&args);
+                copy
+            }
+            false => std::mem::take(&mut args),
+        };
         let spawned = match target {
             Some(node) if node != cluster.me() => cluster.spawn_at(node, entry, args),
             // A message may be wanted on any node.
