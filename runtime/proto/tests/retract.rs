@@ -66,6 +66,20 @@ fn a_stream_that_comes_after_it_was_retracted_is_thrown_away_and_the_next_is_tak
 }
 
 #[test]
+fn a_stream_of_rounds_that_comes_after_it_was_retracted_is_thrown_away_too() {
+    let mut trio = Trio::new();
+    let task = at_b(&mut trio);
+    let epoch = committed(&mut trio, task, false);
+    broken(&mut trio, task, epoch);
+    assert_eq!(trio.take(B), [resumed(task)]);
+    let rounds = trio.act(C, |core, now| core.rounds_arriving(now, B, task, epoch));
+    assert_eq!(rounds, Err(Refusal::Stale));
+    assert!(trio.take(B).is_empty() && trio.take(C).is_empty());
+    trio.trip(task, B, C);
+    ends_at(&mut trio, task, C);
+}
+
+#[test]
 fn a_commit_that_was_obeyed_cannot_be_taken_back() {
     let mut trio = Trio::new();
     let task = at_b(&mut trio);

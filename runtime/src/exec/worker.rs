@@ -136,11 +136,13 @@ impl Worker {
         self.buffers.borrow_mut().pop().unwrap_or_default()
     }
 
-    /// Keeps the buffer for the next call; cleared, since a census reads whatever lies in a live block.
+    /// Keeps the buffer for the next call; all of it cleared, also what was never used, since a census reads whatever lies
+    /// in a live block.
     pub(crate) fn keep_buffer(&self, mut buffer: Vec<u8>) {
         let mut buffers = self.buffers.borrow_mut();
         if buffers.len() < BUFFERS && (1..=BUFFER_LEN_MAX).contains(&buffer.capacity()) {
-            buffer.fill(0);
+            buffer.clear();
+            buffer.resize(buffer.capacity(), 0);
             buffer.clear();
             buffers.push(buffer);
         }

@@ -85,7 +85,7 @@ impl Case {
 }
 
 fn cases(roles: &[Roles]) -> Vec<Case> {
-    let rounds = count("MIGRT_KILL_ROUNDS", 2);
+    let rounds = count("MIGRT_KILL_ROUNDS", 3);
     let mut cases = Vec::new();
     for _ in 0..rounds {
         for &roles in roles {
@@ -117,7 +117,7 @@ fn whatever_step_a_node_dies_at_its_task_ends_once() {
 #[test]
 fn the_death_of_the_starting_node_ends_the_others_with_a_message() {
     let mut cases = Vec::new();
-    for _ in 0..count("MIGRT_KILL_ROUNDS", 2).div_ceil(3) {
+    for _ in 0..count("MIGRT_KILL_ROUNDS", 3).div_ceil(3) {
         cases.extend(CASES.map(|(point, _)| point));
     }
     for_each(&cases, 3, |point| {
