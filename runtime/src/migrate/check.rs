@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::copy::Copy;
 use super::image;
-use super::pages::run_of;
+use super::pages::{present, run_of};
 use super::remains::{addr_of, number_of};
 use super::rounds::Checkpoint;
 use super::ship::Manifest;
@@ -65,16 +65,6 @@ pub(super) fn take(manifest: &mut Manifest, header: &Header) {
 
 fn short(hash: PageHash) -> u64 {
     hash.0 as u64
-}
-
-fn present(pages: &PageSet) -> PageSet {
-    let mut present = PageSet::new();
-    for run in pages.runs() {
-        page::present_runs(addr_of(run.first), run.count as usize * PAGE_LEN, &mut |found| {
-            present.insert(Run::new(number_of(found.addr), found.count as u64));
-        });
-    }
-    present
 }
 
 fn is_zero(page: Page) -> bool {

@@ -15,9 +15,9 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use migrt_iso::{PAGE_LEN, page};
+use migrt_iso::PAGE_LEN;
 use migrt_proto::transfer::{
-    Delta, KeptPages, Page, PageFrame, PageHash, PageHave, PageSet, PageWant, Run,
+    Delta, KeptPages, Page, PageFrame, PageHash, PageHave, PageSet, PageWant,
 };
 use migrt_proto::wire::StreamHead;
 use migrt_proto::{Epoch, NodeId, TaskId};
@@ -25,6 +25,7 @@ use migrt_proto::{Epoch, NodeId, TaskId};
 use super::audit::Suspects;
 use super::follow::{Frames, Swallow};
 use super::known::Known;
+use super::pages::present;
 use super::remains::addr_of;
 use super::rounds::{Checkpoint, head_of_frame};
 use super::{gate, hash, mobile, remains, slots_of};
@@ -235,17 +236,6 @@ impl Offer {
         let gone = state.delta.same().difference(&still);
         state.delta.void(&gone);
     }
-}
-
-/// Those that hold memory.
-fn present(pages: &PageSet) -> PageSet {
-    let mut present = PageSet::new();
-    for run in pages.runs() {
-        page::present_runs(addr_of(run.first), run.count as usize * PAGE_LEN, &mut |found| {
-            present.insert(Run::new(remains::number_of(found.addr), found.count as u64));
-        });
-    }
-    present
 }
 
 /// Target: somebody is about to send the task here.

@@ -14,6 +14,7 @@ use migrt_proto::SlotRef;
 use migrt_proto::transfer::{PageSet, Run};
 use migrt_proto::wire::{PageRun, ShipSlot};
 
+use super::pages::present;
 use super::remains::{addr_of, number_of};
 use crate::task::adopted;
 use crate::task::header::Header;
@@ -110,24 +111,16 @@ impl Image {
     fn add_live(&mut self, addr: usize, len: usize) {
         let run = Run::new(number_of(addr), (len / PAGE_LEN) as u64);
         let but = self.but.within(run);
-        if but.is_empty() {
-            return self.add_run(addr, len);
+        let is_short = len / PAGE_LEN < ASK_PAGES;
+        if is_short && but.is_empty() {
+            return self.add_nonzero(addr, len / PAGE_LEN);
         }
-        let rest = PageSet::from_iter([run]).difference(&but);
-        for run in rest.runs() {
-            self.add_run(addr_of(run.first), run.count as usize * PAGE_LEN);
+        let mut pages = PageSet::from_iter([run]).difference(&but);
+        if !is_short {
+            pages = present(&pages);
         }
-    }
-
-    fn add_run(&mut self, addr: usize, len: usize) {
-        if len / PAGE_LEN < ASK_PAGES {
-            self.add_nonzero(addr, len / PAGE_LEN);
-        } else {
-            let mut present = Vec::new();
-            page::present_runs(addr, len, &mut |run| present.push((run.addr, run.count)));
-            for (addr, count) in present {
-                self.add_nonzero(addr, count);
-            }
+        for run in pages.runs() {
+            self.add_nonzero(addr_of(run.first), run.count as usize);
         }
     }
 

@@ -6,7 +6,8 @@
 //! kept, neither      dropped when all is named: the task has freed it, or it is zero, or follows
 //! ```
 //!
-//! Which is which, `migrt_proto::transfer::Return` decides.
+//! Which is which, `migrt_proto::transfer::Return` decides. A task can be back before its pages are hashed
+//! again after they were found unreached; then those that it takes for kept are hashed when they are named.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use migrt_proto::TaskId;
 use migrt_proto::transfer::{KeptPages, PageSet, Return, Settled};
 
 use super::hash;
-use super::pages::run_of;
+use super::pages::{present, run_of};
 use super::remains::addr_of;
 use super::remains::shelf::Shelved;
 
@@ -26,12 +27,14 @@ pub(super) struct Over {
     /// Slots in which something is kept.
     slots: Vec<SlotId>,
     pages: Return,
+    is_hashed: bool,
 }
 
 impl Over {
     pub(super) fn new(shelved: Shelved) -> Over {
-        let pages = Arc::unwrap_or_clone(shelved.pages);
-        Over { task: shelved.task, slots: shelved.slots, pages: Return::new(pages) }
+        let is_hashed = shelved.pages.is_some();
+        let pages = Arc::unwrap_or_clone(shelved.pages.unwrap_or_default());
+        Over { task: shelved.task, slots: shelved.slots, pages: Return::new(pages), is_hashed }
     }
 
     pub(super) fn has(&self, slot: SlotId) -> bool {
@@ -58,26 +61,39 @@ impl Over {
         let is_as_told = |kept: &KeptPages| {
             hash::fold(kept.iter().filter(|entry| same.contains(entry.0))) == told
         };
+        if !self.is_hashed {
+            self.pages.keeps(self.hash_those_of(same));
+            self.is_hashed = true;
+        }
         let Settled { lost, alive } = self.pages.settle(same, is_as_told);
         for &slot in slots.iter().filter(|slot| self.slots.contains(slot)) {
-            let (mut from, end) = (slot.base(), slot.base() + slot.len());
-            for run in alive.within(run_of(slot)).runs() {
-                discard(from, addr_of(run.first));
-                from = addr_of(run.end());
-            }
-            discard(from, end);
+            // Asked once, for a slot may be long and what is alive in it scattered.
+            let held = present(&PageSet::from_iter([run_of(slot)]));
+            let dead = held.difference(&alive.within(run_of(slot)));
+            dead.runs().for_each(|run| discard(addr_of(run.first), addr_of(run.end())));
         }
         lost
+    }
+
+    /// Hashes pages that the task takes for kept, as far as they lie in slots in which something is.
+    fn hash_those_of(&self, same: &PageSet) -> KeptPages {
+        let mut slots = self.slots.clone();
+        slots.sort_unstable_by_key(|slot| slot.base());
+        let here = slots
+            .iter()
+            .flat_map(|&slot| present(&same.within(run_of(slot))).pages().collect::<Vec<_>>());
+        KeptPages::new(here.map(|page| (page, hash::of(page))).collect())
     }
 
     /// The move was called off: what is still as it was.
     pub(super) fn undo(self) -> Shelved {
         let (pages, void) = self.pages.undo();
+        let pages = self.is_hashed.then(|| Arc::new(pages));
         for &slot in &self.slots {
             let these = void.within(run_of(slot));
             these.runs().for_each(|run| discard(addr_of(run.first), addr_of(run.end())));
         }
-        Shelved { task: self.task, slots: self.slots, pages: Arc::new(pages) }
+        Shelved { task: self.task, slots: self.slots, pages }
     }
 }
 

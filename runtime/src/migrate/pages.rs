@@ -1,6 +1,6 @@
 //! Lists of missing pages: as the wire has them, and as the kernel is told of them.
 
-use migrt_iso::{PAGE_LEN, SlotId};
+use migrt_iso::{PAGE_LEN, SlotId, page};
 use migrt_proto::transfer::{PageSet, Run};
 use migrt_proto::wire::ShipSlot;
 
@@ -11,6 +11,31 @@ const RANGES_MAX: usize = 4;
 /// Missing pages that are no farther apart share a range. What lies between is there, or is zeros and costs a
 /// fault without the wire if it is touched.
 const GAP_LEN: usize = 64 * PAGE_LEN;
+
+/// Pages that are no farther apart are asked after together: to walk over what lies between costs less than
+/// another system call.
+const ASK_GAP: u64 = 256;
+
+/// Those of the pages that hold memory.
+pub(super) fn present(pages: &PageSet) -> PageSet {
+    let mut present = PageSet::new();
+    let mut is_exact = true;
+    let mut runs = pages.runs().peekable();
+    while let Some(mut run) = runs.next() {
+        while let Some(next) = runs.next_if(|next| next.first.0 - run.end().0 <= ASK_GAP) {
+            run.count = next.end().0 - run.first.0;
+            is_exact = false;
+        }
+        let (addr, len) = span_of(run);
+        page::present_runs(addr, len, &mut |found| {
+            present.insert(Run::new(number_of(found.addr), found.count as u64));
+        });
+    }
+    match is_exact {
+        true => present,
+        false => present.intersection(pages),
+    }
+}
 
 /// All pages of a slot.
 pub(super) fn run_of(slot: SlotId) -> Run {

@@ -184,6 +184,11 @@ impl Return {
         Return { kept, written: PageSet::new() }
     }
 
+    /// It is known only now what is kept. Written pages are none of it, whatever they hash to.
+    pub fn keeps(&mut self, kept: KeptPages) {
+        self.kept = kept;
+    }
+
     /// Pages come, or are cleared: from now on they are not what they were.
     pub fn writes(&mut self, pages: &PageSet) {
         self.written.add_all(pages);

@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use migrt_iso::{PAGE_LEN, REGION_BASE, SlotId, pool};
-use migrt_proto::transfer::{Page, PageHash, Run};
+use migrt_proto::transfer::{Page, PageHash, PageSet, Run};
 use migrt_proto::wire::ShipSlot;
 
 use super::copies::{CopySlot, take_slot};
@@ -111,7 +111,7 @@ impl Base {
             page = next_known;
         }
         if !self.thin.is_empty() {
-            new.iter().for_each(|entry| self.thin.remove(entry.0));
+            new.iter().for_each(|entry| _ = self.thin.remove(entry.0));
         }
         self.pages.extend(new);
         Some(())
@@ -150,7 +150,7 @@ impl Base {
             page = next_known;
         }
         if !self.thin.is_empty() {
-            new.iter().for_each(|entry| self.thin.remove(entry.0));
+            new.iter().for_each(|entry| _ = self.thin.remove(entry.0));
         }
         self.pages.extend(new);
         Some(())
@@ -272,21 +272,44 @@ impl Base {
     pub(crate) fn fill(&mut self, max: usize) -> bool {
         for _ in 0..max {
             let Some((page, wanted)) = self.thin.pop_first() else { break };
-            // SAFETY: a page of the departed task, kept in place. If the node's threads write it at
-            // this moment, the copy's hash tells.
-            let bytes = unsafe { &*(addr_of(page) as *const [u8; PAGE_LEN]) };
-            let is_copied = self.put(page, bytes).is_some();
-            if !is_copied || hash::at(addr_of(self.pages[&page])) != wanted {
-                self.pages.remove(&page);
-                self.torn.insert(page, wanted);
-            }
+            self.fill_in(page, wanted);
         }
         self.thin.is_empty()
+    }
+
+    /// Copies all that were not copied at the departure, but for these.
+    pub(crate) fn fill_but(&mut self, same: &PageSet) {
+        let wanted: Vec<Page> =
+            self.thin.keys().copied().filter(|&page| !same.contains(page)).collect();
+        wanted.into_iter().for_each(|page| self.fill_page(page));
+    }
+
+    /// Copies this page, if it was not copied at the departure.
+    pub(crate) fn fill_page(&mut self, page: Page) {
+        if let Some(wanted) = self.thin.remove(page) {
+            self.fill_in(page, wanted);
+        }
+    }
+
+    fn fill_in(&mut self, page: Page, wanted: PageHash) {
+        // SAFETY: a page of the departed task, kept in place. If the node's threads write it at
+        // this moment, the copy's hash tells.
+        let bytes = unsafe { &*(addr_of(page) as *const [u8; PAGE_LEN]) };
+        let is_copied = self.put(page, bytes).is_some();
+        if !is_copied || hash::at(addr_of(self.pages[&page])) != wanted {
+            self.pages.remove(&page);
+            self.torn.insert(page, wanted);
+        }
     }
 
     /// Whether there are pages to be copied yet.
     pub(crate) fn is_thin(&self) -> bool {
         !self.thin.is_empty()
+    }
+
+    /// What a page hashed to at the departure that was not copied yet.
+    pub(crate) fn thin(&self, page: Page) -> Option<PageHash> {
+        self.thin.get(&page).copied()
     }
 
     /// What a page hashed to whose bytes are lost.

@@ -36,11 +36,10 @@ impl Hashes {
         self.0.get_or_insert_default().insert(page, hash);
     }
 
-    pub(super) fn remove(&mut self, page: Page) {
-        if let Some(map) = &mut self.0 {
-            map.remove(&page);
-        }
+    pub(super) fn remove(&mut self, page: Page) -> Option<PageHash> {
+        let removed = self.0.as_mut()?.remove(&page);
         self.drop_if_empty();
+        removed
     }
 
     pub(super) fn pop_first(&mut self) -> Option<(Page, PageHash)> {
@@ -66,9 +65,9 @@ mod tests {
         hashes = pages.into_iter().collect();
         assert_eq!(hashes.keys().copied().collect::<Vec<_>>(), [Page(1), Page(3)]);
         assert_eq!(hashes.pop_first().map(|first| first.0), Some(Page(1)));
-        hashes.remove(Page(2));
+        assert_eq!(hashes.remove(Page(2)), None);
         assert_eq!(hashes.len(), 1);
-        hashes.remove(Page(3));
+        assert_eq!(hashes.remove(Page(3)), Some(PageHash(9)));
         assert!(hashes.0.is_none() && hashes.pop_first().is_none());
         hashes.insert(Page(7), PageHash(9));
         assert_eq!(hashes.len(), 1);

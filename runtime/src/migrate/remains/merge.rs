@@ -49,7 +49,7 @@ static ZEROS: PageBytes = [0; PAGE_LEN];
 #[derive(Debug)]
 pub(crate) struct Merge {
     kept: Kept,
-    /// The version of each page that was merged last: the base's at first.
+    /// The version of each page that was merged last: the base's at first, which stays thin where nothing comes.
     version: Base,
     /// The base's version of pages that have come in another since.
     before: BTreeMap<Page, Box<PageBytes>>,
@@ -97,9 +97,8 @@ impl Merge {
     /// Of a departed task's remains; pages that do not come are zero in the end.
     pub(crate) fn new(mut kept: Kept) -> Merge {
         let base = kept.base.take().expect("only departed tasks come back");
-        let mut version =
+        let version =
             Arc::try_unwrap(base).expect("a base has one owner once its task is elsewhere");
-        version.fill(usize::MAX);
         let absent = version.pages().map(number_of).collect();
         let (before, partial) = (BTreeMap::new(), Vec::with_capacity(PAGE_LEN));
         let frees = remote_lists(&kept.slots);
@@ -135,7 +134,11 @@ impl Merge {
 
     /// The page is zero, whatever came for it before.
     pub(crate) fn clear(&mut self, page: usize) {
-        if self.version.page(page).is_some() || self.version.torn(number_of(page)).is_some() {
+        let (number, version) = (number_of(page), &self.version);
+        let is_known = version.page(page).is_some()
+            || version.thin(number).is_some()
+            || version.torn(number).is_some();
+        if is_known {
             self.page(page, &ZEROS);
         }
     }
@@ -143,19 +146,21 @@ impl Merge {
     /// Pages that do not come, since they are as they were when the task left; `told` is one hash of all
     /// their hashes. `false`: these pages are not known here by that.
     pub(crate) fn keep(&mut self, same: &PageSet, told: u128) -> bool {
-        let Some(hashes) = self.kept.hashes.clone() else { return same.is_empty() };
-        let found = hashes.iter().filter(|entry| same.contains(entry.0));
-        let is_known = hash::fold(found) == told;
-        if is_known {
-            same.pages().for_each(|page| _ = self.absent.remove(&page));
-        }
+        let is_known = match &self.kept.hashes {
+            None => same.is_empty(),
+            Some(all) => hash::fold(all.iter().filter(|entry| same.contains(entry.0))) == told,
+        };
+        let same = if is_known { same.clone() } else { PageSet::new() };
+        same.pages().for_each(|page| _ = self.absent.remove(&page));
+        // What stays as it was needs no copy to be compared with.
+        self.version.fill_but(&same);
         is_known
     }
 
     /// The hash of a page as the task has it now, if it holds anything.
     pub(crate) fn hash_of(&self, page: Page) -> Option<PageHash> {
-        let torn = self.version.torn(page);
-        torn.or_else(|| Some(hash::at(self.version.page(addr_of(page))?)))
+        let told = self.version.thin(page).or_else(|| self.version.torn(page));
+        told.or_else(|| Some(hash::at(self.version.page(addr_of(page))?)))
     }
 
     /// All pages have come.
@@ -203,6 +208,7 @@ impl Merge {
     fn page(&mut self, page: usize, task: &PageBytes) {
         let number = number_of(page);
         self.absent.remove(&number);
+        self.version.fill_page(number);
         if let Some(hash) = self.version.torn(number) {
             // The node has changed it, and how it was is lost: the task may not have changed it too.
             if hash::of_bytes(task) != hash {

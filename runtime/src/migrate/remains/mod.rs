@@ -183,28 +183,26 @@ const LONG: usize = 1 << 20;
 
 /// As [`have`], if that takes no time.
 pub(crate) fn have_at_once(task: TaskId) -> Option<Arc<KeptPages>> {
-    if let Some(pages) = shelf::have_at_once(task) {
-        return pages;
-    }
+    // The table first: from there they go to the shelf, and never back.
     match look(task, |kept| kept.hashes.clone()) {
-        None => Some(Arc::default()),
         Some(pages) => pages,
+        None => shelf::have_at_once(task).unwrap_or_else(|| Some(Arc::default())),
     }
 }
 
 /// What is kept of a task that left, with its hashes; for whoever asks before it comes back. Takes a
 /// while: not for a thread that others wait for.
 pub(crate) fn have(task: TaskId) -> Option<Arc<KeptPages>> {
-    if let Some(pages) = shelf::have(task) {
-        return Some(pages);
-    }
-    let length = look(task, |kept| kept.base.as_ref().map_or(0, |base| base.held_bytes()))?;
-    if length >= LONG {
+    let length = look(task, |kept| kept.base.as_ref().map_or(0, |base| base.held_bytes()));
+    if length.is_some_and(|length| length >= LONG) {
         collect_if_due();
-        if let Some(pages) = shelf::have(task) {
-            return Some(pages);
-        }
     }
+    // Where there is nothing in the table, or nothing any more, it is on the shelf.
+    hashes(task).or_else(|| shelf::have(task))
+}
+
+/// The hashes of what is in the table of a task.
+fn hashes(task: TaskId) -> Option<Arc<KeptPages>> {
     let mut list: Vec<(Page, PageHash)> = Vec::new();
     loop {
         let next = list.last().map_or(Page(0), |entry| Page(entry.0.0 + 1));

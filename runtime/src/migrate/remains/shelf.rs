@@ -34,8 +34,8 @@ pub(crate) struct Shelved {
     pub(crate) task: TaskId,
     /// Not in an order.
     pub(crate) slots: Vec<SlotId>,
-    /// Those of its pages that hold something. Empty if they are not hashed yet.
-    pub(crate) pages: Arc<KeptPages>,
+    /// Those of its pages that hold something, once they are hashed.
+    pub(crate) pages: Option<Arc<KeptPages>>,
 }
 
 #[derive(Debug)]
@@ -102,9 +102,18 @@ pub(crate) fn put_back(shelved: Shelved) {
             pool::global().keep(slot);
         }
     }
-    let byte_count = shelved.pages.len() as usize * PAGE_LEN;
-    let mut guard = lock();
-    of(&mut guard).add(shelved.task, shelved.slots, Some(shelved.pages), byte_count);
+    let Shelved { task, slots, pages } = shelved;
+    let byte_count = match &pages {
+        Some(pages) => pages.len() as usize * PAGE_LEN,
+        None => {
+            slots.iter().map(|slot| page::present_count(slot.base(), slot.len()) * PAGE_LEN).sum()
+        }
+    };
+    let is_hashed = pages.is_some();
+    let serial = of(&mut lock()).add(task, slots, pages, byte_count);
+    if !is_hashed {
+        later::after(Duration::ZERO, move || hash_all(task, serial));
+    }
 }
 
 /// Takes what is kept of `task`, for its return.
@@ -112,7 +121,7 @@ pub(crate) fn take(task: TaskId) -> Option<Shelved> {
     let mut guard = lock();
     let Entry { slots, pages, .. } = of(&mut guard).remove(task)?;
     HASHED.notify_all();
-    Some(Shelved { task, slots, pages: pages.unwrap_or_default() })
+    Some(Shelved { task, slots, pages })
 }
 
 /// What is kept of `task`, if anything is: its pages, once they are hashed.
