@@ -19,6 +19,7 @@ use migrt_iso::PAGE_LEN;
 use migrt_proto::transfer::{self, AutoInput, Limits, Rounds, RoundsRecord, Step};
 use migrt_proto::{Epoch, NodeId};
 
+use super::have::Offer;
 use super::remains::{Base, Parts, addr_of};
 use super::rounds::{Checkpoint, Work};
 use super::watch::{self, Watch};
@@ -345,16 +346,15 @@ impl Copying {
         let record = work.rounds.record();
         let mut manifest = manifest();
         manifest.report.pre_copy(&record, live_pages, rest_pages);
-        if let Some(offer) = &work.offer {
-            manifest.keeps(offer, &stop.slots);
-            let same = offer.same_hashes();
-            work.base.note_same(same.into_iter());
-        }
+        let keeps = |offer: &Arc<Offer>| manifest.keeps(offer, &stop.slots);
+        let same = work.offer.as_ref().map(keeps).unwrap_or_default();
         check::take(&mut manifest, header);
         section.extra = postcard::to_stdvec(&manifest).expect("plain data encodes");
         ship::commit(cluster, (body.id, self.epoch), self.target)?;
         work.push(cluster, (body.id, self), section, parts)?;
         work.feed.take().expect("just written to").finish();
+        // While it is on its way.
+        work.base.note_same(same.into_iter());
         Ok((std::mem::take(&mut work.base), byte_count))
     }
 }

@@ -58,17 +58,19 @@ impl Over {
 
     /// All that comes is named, and `same` is to be here: drops everything else. Gives what is not here.
     pub(super) fn settle(&mut self, same: &PageSet, told: u128, slots: &[SlotId]) -> PageSet {
-        let is_as_told = |kept: &KeptPages| {
-            hash::fold(kept.iter().filter(|entry| same.contains(entry.0))) == told
-        };
-        if !self.is_hashed {
+        let is_as_told = |kept: &KeptPages| hash::fold(kept.among(same)) == told;
+        let was_hashed = std::mem::replace(&mut self.is_hashed, true);
+        if !was_hashed {
             self.pages.keeps(self.hash_those_of(same));
-            self.is_hashed = true;
         }
+        let kept = self.pages.kept();
         let Settled { lost, alive } = self.pages.settle(same, is_as_told);
         for &slot in slots.iter().filter(|slot| self.slots.contains(slot)) {
-            // Asked once, for a slot may be long and what is alive in it scattered.
-            let held = present(&PageSet::from_iter([run_of(slot)]));
+            // What is not among the hashed ones holds nothing.
+            let held = match was_hashed {
+                true => kept.within(run_of(slot)),
+                false => present(&PageSet::from_iter([run_of(slot)])),
+            };
             let dead = held.difference(&alive.within(run_of(slot)));
             dead.runs().for_each(|run| discard(addr_of(run.first), addr_of(run.end())));
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use migrt_iso::{PAGE_LEN, SlotId};
+use migrt_proto::transfer::{Page, PageHash};
 use migrt_proto::wire::{ShipHeader, ShipSlot, StreamHead};
 use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
@@ -58,13 +59,14 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// The target is to keep what it has of these pages.
-    pub(super) fn keeps(&mut self, offer: &Offer, slots: &[SlotId]) {
-        let same = offer.same();
+    /// The target is to keep what it has of these pages, which are given with their hashes.
+    pub(super) fn keeps(&mut self, offer: &Offer, slots: &[SlotId]) -> Vec<(Page, PageHash)> {
+        let (same, hashes) = (offer.same(), offer.same_hashes());
         self.report.same(same.len());
-        self.same_hash = hash::fold(offer.same_hashes().into_iter());
+        self.same_hash = hash::fold(hashes.iter().copied());
         self.same = by_slot(slots, &same);
         self.same.retain(|item| !item.runs.is_empty());
+        hashes
     }
 }
 
@@ -149,10 +151,8 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         drop(shipped);
         return cluster.tell(|core, now| core.ship_failed(now, id, epoch, NO_SLOT));
     };
-    let Load { manifest, slots, base, parts } = load;
+    let Load { manifest, slots, mut base, same, parts } = load;
     let byte_count = base.byte_count();
-    *shipped = Some(Arc::new(base));
-    drop(shipped);
     let ship = ShipHeader {
         task: id,
         epoch,
@@ -162,9 +162,13 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
     };
     let header = match head_of(ship) {
         Ok(header) => header,
-        Err(why) => return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why)),
+        Err(why) => {
+            drop(shipped);
+            return cluster.tell(|core, now| core.ship_failed(now, id, epoch, why));
+        }
     };
     if let Err(why) = commit(cluster, (id, epoch), to) {
+        drop(shipped);
         return cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
     }
     cluster.metrics.shipped(byte_count / PAGE_LEN, byte_count + header.len());
@@ -173,6 +177,10 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
             cluster.tell(|core, now| core.ship_failed(now, id, epoch, &why));
         }
     });
+    // While it is on its way. Whoever lets the task go waits for the lock.
+    base.note_same(same.into_iter());
+    *shipped = Some(Arc::new(base));
+    drop(shipped);
     fail::point("source.shipped");
 }
 
@@ -216,6 +224,8 @@ struct Load {
     manifest: Manifest,
     slots: Vec<ShipSlot>,
     base: Base,
+    /// Pages that the target has; the base does not yet list them.
+    same: Vec<(Page, PageHash)>,
     parts: Vec<Part>,
 }
 
@@ -247,14 +257,14 @@ fn load(body: &MobileBody) -> Option<Load> {
         manifest.args = Some(call.args.clone());
         body.put_call(call);
         let (slots, parts) = (Vec::new(), Vec::new());
-        return Some(Load { manifest, slots, base: Base::default(), parts });
+        return Some(Load { manifest, slots, base: Base::default(), same: Vec::new(), parts });
     };
     prepare(header);
     let offer = body.journey().offer.clone();
     loop {
         let same = offer.as_ref().map(|offer| offer.same()).unwrap_or_default();
         let image = image::of(header, &same);
-        let (mut base, parts) = Base::copy(&image.slots)?;
+        let (base, parts) = Base::copy(&image.slots)?;
 
         // Others may free blocks of a frozen task. Such a free is carried out here or kept for its
         // return, but never goes along: it would be carried out twice.
@@ -264,12 +274,10 @@ fn load(body: &MobileBody) -> Option<Load> {
         if header.arenas().all(|a| is_bare(a.arena().remote_list_addr())) {
             let mut manifest = manifest(body);
             manifest.report.stop_copy((base.byte_count() / PAGE_LEN) as u64);
-            if let Some(offer) = &offer {
-                manifest.keeps(offer, &slots_of(header));
-                base.note_same(offer.same_hashes().into_iter());
-            }
+            let keeps = |offer: &Arc<Offer>| manifest.keeps(offer, &slots_of(header));
+            let same = offer.as_ref().map(keeps).unwrap_or_default();
             check::take(&mut manifest, header);
-            return Some(Load { manifest, slots: image.slots, base, parts });
+            return Some(Load { manifest, slots: image.slots, base, same, parts });
         }
         body.drain_frees(header);
         super::compare(body);

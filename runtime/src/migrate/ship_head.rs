@@ -81,8 +81,7 @@ pub(super) fn ship(
     let mut manifest = manifest(body);
     manifest.report.post_copy(head.len(), missing.len());
     if let Some(offer) = &offer {
-        manifest.keeps(offer, &slots);
-        base.note_same(offer.same_hashes().into_iter());
+        base.note_same(manifest.keeps(offer, &slots).into_iter());
     }
     if let Some(work) = &work {
         manifest.report.after_rounds(&work.rounds.record(), live_pages, missing.len());

@@ -67,6 +67,17 @@ impl KeptPages {
         self.list.iter().copied()
     }
 
+    /// Those of them that are in `pages`, ascending.
+    pub fn among(&self, pages: &PageSet) -> impl Iterator<Item = (Page, PageHash)> {
+        let mut rest = &self.list[..];
+        pages.runs().flat_map(move |run| {
+            rest = &rest[rest.partition_point(|entry| entry.0 < run.first)..];
+            let (these, behind) = rest.split_at(rest.partition_point(|entry| entry.0 < run.end()));
+            rest = behind;
+            these.iter().copied()
+        })
+    }
+
     /// Without their hashes.
     pub fn pages(&self) -> PageSet {
         let mut pages = PageSet::new();
@@ -157,7 +168,7 @@ impl Delta {
 
     /// The same, each with its hash, ascending.
     pub fn same_hashes(&self) -> impl Iterator<Item = (Page, PageHash)> {
-        self.kept.iter().filter(|entry| self.same.contains(entry.0))
+        self.kept.among(&self.same)
     }
 }
 
@@ -189,6 +200,11 @@ impl Return {
         self.kept = kept;
     }
 
+    /// The pages that were kept, written since or not.
+    pub fn kept(&self) -> PageSet {
+        self.kept.pages()
+    }
+
     /// Pages come, or are cleared: from now on they are not what they were.
     pub fn writes(&mut self, pages: &PageSet) {
         self.written.add_all(pages);
@@ -201,7 +217,7 @@ impl Return {
         same: &PageSet,
         is_as_told: impl FnOnce(&KeptPages) -> bool,
     ) -> Settled {
-        let kept = self.kept.pages().difference(&self.written);
+        let kept = self.kept().difference(&self.written);
         let mut lost = same.difference(&kept);
         if lost.is_empty() && !is_as_told(&self.kept) {
             lost = same.clone();

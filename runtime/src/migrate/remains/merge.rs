@@ -22,14 +22,14 @@
 //! A *count* is a word of an `Arc`'s or `Rc`'s: one of the first two of its block, small before and
 //! after on both sides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use migrt_iso::arena::Arena;
 use migrt_iso::{PAGE_LEN, SlotId};
-use migrt_proto::transfer::{Page, PageHash, PageSet};
+use migrt_proto::transfer::{Page, PageHash, PageSet, Run};
 
 use super::base::{addr_of, number_of};
 use super::{Base, Kept};
@@ -54,7 +54,7 @@ pub(crate) struct Merge {
     /// The base's version of pages that have come in another since.
     before: BTreeMap<Page, Box<PageBytes>>,
     /// Pages of the base that have not come: zero, unless they come yet.
-    absent: BTreeSet<Page>,
+    absent: PageSet,
     /// The page that is coming, as far as it has.
     partial: Vec<u8>,
     /// Heads of the lists of remote frees: of the task's heap and of those it had adopted, ascending.
@@ -148,10 +148,10 @@ impl Merge {
     pub(crate) fn keep(&mut self, same: &PageSet, told: u128) -> bool {
         let is_known = match &self.kept.hashes {
             None => same.is_empty(),
-            Some(all) => hash::fold(all.iter().filter(|entry| same.contains(entry.0))) == told,
+            Some(all) => hash::fold(all.among(same)) == told,
         };
         let same = if is_known { same.clone() } else { PageSet::new() };
-        same.pages().for_each(|page| _ = self.absent.remove(&page));
+        self.absent.remove_all(&same);
         // What stays as it was needs no copy to be compared with.
         self.version.fill_but(&same);
         is_known
@@ -168,7 +168,7 @@ impl Merge {
     /// # Errors
     /// One and the same word was changed on both sides: the static's name.
     pub(crate) fn finish(&mut self) -> Result<(), String> {
-        for page in std::mem::take(&mut self.absent) {
+        for page in std::mem::take(&mut self.absent).pages() {
             self.page(addr_of(page), &ZEROS);
         }
         match self.conflict {
@@ -195,7 +195,7 @@ impl Merge {
     pub(crate) fn drop_later(self) {
         const MANY: usize = 1 << 20;
         const A_LITTLE: Duration = Duration::from_millis(20);
-        if self.version.byte_count() < MANY {
+        if self.version.held_bytes() < MANY {
             return;
         }
         // If there is no thread to be had, it is dropped here.
@@ -207,7 +207,7 @@ impl Merge {
 
     fn page(&mut self, page: usize, task: &PageBytes) {
         let number = number_of(page);
-        self.absent.remove(&number);
+        self.absent.remove(Run::one(number));
         self.version.fill_page(number);
         if let Some(hash) = self.version.torn(number) {
             // The node has changed it, and how it was is lost: the task may not have changed it too.
