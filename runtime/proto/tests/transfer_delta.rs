@@ -34,7 +34,7 @@ fn compare(delta: &mut Delta, now: &[(u64, u128)]) -> Vec<u64> {
 fn a_page_with_the_hash_that_is_kept_is_not_sent() {
     let mut delta = Delta::new(kept(&[(3, 30), (4, 40), (5, 50), (9, 90)]));
     assert_eq!(compare(&mut delta, &[(3, 30), (4, 41), (5, 50), (6, 60)]), [3, 5]);
-    let hashes: Vec<_> = delta.same_hashes().collect();
+    let hashes: Vec<_> = delta.told().among(delta.same()).collect();
     assert_eq!(hashes, [(Page(3), PageHash(30)), (Page(5), PageHash(50))]);
 }
 
@@ -245,7 +245,7 @@ impl World {
         let dead = sent.difference(&live);
         dead.pages().for_each(|page| _ = place.remove(&page.0));
         let same = delta.same().clone();
-        let told: Vec<_> = delta.same_hashes().collect();
+        let told: Vec<_> = delta.told().among(&same).collect();
         if self.roll(8) == 0 {
             self.called_off += 1;
             let (kept, void) = back.undo();
@@ -262,8 +262,7 @@ impl World {
             let here = here.map(|(&page, &bytes)| (Page(page), PageHash(bytes)));
             back.keeps(KeptPages::new(here.collect()));
         }
-        let Settled { lost, alive } =
-            back.settle(&same, |kept| kept.iter().filter(|entry| same.contains(entry.0)).eq(told));
+        let Settled { lost, alive } = back.settle(&same, |kept| kept.among(&same).eq(told));
         place.retain(|&page, _| alive.contains(Page(page)));
         self.same += same.len() - lost.len();
         self.lost += lost.len();

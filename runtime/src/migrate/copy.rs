@@ -183,11 +183,12 @@ impl Copy {
     }
 
     /// Checks that pages that follow lie where pages of the task can lie, and gives up what rounds have
-    /// brought of them. Remains stay as they are: the node uses them, and all pages come before the task
-    /// runs.
+    /// brought of them, or the task has left there: be it zeros, which nobody keeps, a page that is there is
+    /// not fetched on a fault. Remains stay as they are: the node uses them, and all pages come before the
+    /// task runs.
     fn let_go(&self, pages: &[ShipSlot]) -> Result<(), String> {
         let task_slot = self.slots.first().map(|slot| SlotRef(slot.raw()));
-        if self.has_rounds && self.merge.is_none() {
+        if (self.has_rounds || self.over.is_some()) && self.merge.is_none() {
             installer::clear(task_slot, pages, None)
         } else {
             Installer::new(task_slot, pages).map(drop)
@@ -223,12 +224,12 @@ impl Copy {
         let dropped: Vec<SlotId> = self.slots.extract_if(.., |slot| !is_named(slot)).collect();
         for slot in dropped {
             if let Some(merge) = &mut self.merge {
-                merge.slots().retain(|&kept| kept != slot);
+                merge.drop_slots(|&kept| kept != slot);
             }
             pool::global().release(slot);
         }
         if let Some(merge) = &mut self.merge {
-            for slot in merge.slots().extract_if(.., |slot| !is_named(slot)) {
+            for slot in merge.drop_slots(is_named) {
                 pool::global().unkeep(slot);
             }
         }

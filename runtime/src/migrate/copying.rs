@@ -354,7 +354,7 @@ impl Copying {
         work.push(cluster, (body.id, self), section, parts)?;
         work.feed.take().expect("just written to").finish();
         // While it is on its way.
-        work.base.note_same(same.into_iter());
+        work.base.note_same(same);
         Ok((std::mem::take(&mut work.base), byte_count))
     }
 }

@@ -216,9 +216,10 @@ impl Offer {
         self.state().delta.same().clone()
     }
 
-    /// The same, with their hashes.
-    pub(super) fn same_hashes(&self) -> Vec<(Page, PageHash)> {
-        self.state().delta.same_hashes().collect()
+    /// What the target has told, and which of it holds.
+    pub(super) fn told(&self) -> (Arc<KeptPages>, PageSet) {
+        let delta = &self.state().delta;
+        (delta.told(), delta.same().clone())
     }
 
     /// Of these pages nothing is known any more, and `sent` are sent.

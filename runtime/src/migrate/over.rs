@@ -66,7 +66,7 @@ impl Over {
         let kept = self.pages.kept();
         let Settled { lost, alive } = self.pages.settle(same, is_as_told);
         for &slot in slots.iter().filter(|slot| self.slots.contains(slot)) {
-            // What is not among the hashed ones holds nothing.
+            // What is not among the hashed ones holds zeros, if anything.
             let held = match was_hashed {
                 true => kept.within(run_of(slot)),
                 false => present(&PageSet::from_iter([run_of(slot)])),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use migrt_iso::{PAGE_LEN, SlotId};
-use migrt_proto::transfer::{Page, PageHash};
 use migrt_proto::wire::{ShipHeader, ShipSlot, StreamHead};
 use migrt_proto::{Epoch, NodeId, TaskId};
 use serde::{Deserialize, Serialize};
@@ -12,7 +11,7 @@ use super::check::{self, Check};
 use super::copying::Copying;
 use super::have::Offer;
 use super::record::Report;
-use super::remains::{Base, number_of};
+use super::remains::{Base, Thin, number_of};
 use super::rounds::by_slot;
 use super::{hash, image, long, mobile, ship_head, slots_of};
 use crate::census;
@@ -59,14 +58,14 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// The target is to keep what it has of these pages, which are given with their hashes.
-    pub(super) fn keeps(&mut self, offer: &Offer, slots: &[SlotId]) -> Vec<(Page, PageHash)> {
-        let (same, hashes) = (offer.same(), offer.same_hashes());
+    /// The target is to keep what it has of the task: gives what of it, for the base.
+    pub(super) fn keeps(&mut self, offer: &Offer, slots: &[SlotId]) -> Thin {
+        let (told, same) = offer.told();
         self.report.same(same.len());
-        self.same_hash = hash::fold(hashes.iter().copied());
+        self.same_hash = hash::fold(told.among(&same));
         self.same = by_slot(slots, &same);
         self.same.retain(|item| !item.runs.is_empty());
-        hashes
+        Thin::new(told, same)
     }
 }
 
@@ -178,7 +177,7 @@ fn ship_now(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: NodeId)
         }
     });
     // While it is on its way. Whoever lets the task go waits for the lock.
-    base.note_same(same.into_iter());
+    base.note_same(same);
     *shipped = Some(Arc::new(base));
     drop(shipped);
     fail::point("source.shipped");
@@ -225,7 +224,7 @@ struct Load {
     slots: Vec<ShipSlot>,
     base: Base,
     /// Pages that the target has; the base does not yet list them.
-    same: Vec<(Page, PageHash)>,
+    same: Thin,
     parts: Vec<Part>,
 }
 
@@ -257,7 +256,7 @@ fn load(body: &MobileBody) -> Option<Load> {
         manifest.args = Some(call.args.clone());
         body.put_call(call);
         let (slots, parts) = (Vec::new(), Vec::new());
-        return Some(Load { manifest, slots, base: Base::default(), same: Vec::new(), parts });
+        return Some(Load { manifest, slots, base: Base::default(), same: Thin::default(), parts });
     };
     prepare(header);
     let offer = body.journey().offer.clone();

@@ -81,7 +81,7 @@ pub(super) fn ship(
     let mut manifest = manifest(body);
     manifest.report.post_copy(head.len(), missing.len());
     if let Some(offer) = &offer {
-        base.note_same(manifest.keeps(offer, &slots).into_iter());
+        base.note_same(manifest.keeps(offer, &slots));
     }
     if let Some(work) = &work {
         manifest.report.after_rounds(&work.rounds.record(), live_pages, missing.len());

@@ -18,6 +18,7 @@
 //! Absent: the bytes, how they are hashed, who asks whom.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -105,7 +106,7 @@ impl KeptPages {
 /// The source's state for one try of a move to a node that keeps pages of the task.
 #[derive(Clone, Debug, Default)]
 pub struct Delta {
-    kept: KeptPages,
+    kept: Arc<KeptPages>,
     same: PageSet,
     /// Rule 2.
     sent: PageSet,
@@ -114,7 +115,7 @@ pub struct Delta {
 impl Delta {
     /// The target keeps these.
     pub fn new(kept: KeptPages) -> Delta {
-        Delta { kept, same: PageSet::new(), sent: PageSet::new() }
+        Delta { kept: Arc::new(kept), same: PageSet::new(), sent: PageSet::new() }
     }
 
     /// Whether the target keeps anything.
@@ -166,9 +167,9 @@ impl Delta {
         &self.same
     }
 
-    /// The same, each with its hash, ascending.
-    pub fn same_hashes(&self) -> impl Iterator<Item = (Page, PageHash)> {
-        self.kept.among(&self.same)
+    /// All that the target has told, the hashes of the [same](Self::same) among them.
+    pub fn told(&self) -> Arc<KeptPages> {
+        self.kept.clone()
     }
 }
 

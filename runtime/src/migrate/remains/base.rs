@@ -26,6 +26,7 @@ use migrt_proto::wire::ShipSlot;
 
 use super::copies::{CopySlot, take_slot};
 use super::hashes::Hashes;
+use super::thin::Thin;
 use crate::migrate::hash;
 use crate::net::Part;
 
@@ -42,7 +43,7 @@ pub(crate) struct Base {
     /// address in it would be a reference to what it describes.
     pages: BTreeMap<Page, Page>,
     /// Pages that were not copied yet, and what they hashed to at the departure.
-    thin: Hashes,
+    thin: Thin,
     /// Pages of which there is no copy and will be none.
     torn: Hashes,
     slots: Vec<Arc<CopySlot>>,
@@ -260,9 +261,20 @@ impl Base {
         self.thin.remove(page);
     }
 
+    /// Nothing is there any more of these pages; those that there were.
+    pub(crate) fn drop_run(&mut self, run: Run) -> Vec<Page> {
+        let all = PageSet::from_iter([run]);
+        let copied = self.pages.range(run.first..run.end()).map(|(&page, _)| page);
+        let torn = self.torn.range(run.first..run.end()).map(|(&page, _)| page);
+        let thin = self.thin.pages().intersection(&all);
+        let dropped: Vec<Page> = copied.chain(torn).chain(thin.pages()).collect();
+        dropped.iter().for_each(|&page| self.remove(page));
+        dropped
+    }
+
     /// Pages that were not sent, since the target had them with these hashes.
-    pub(crate) fn note_same(&mut self, pages: impl Iterator<Item = (Page, PageHash)>) {
-        self.thin = pages.collect();
+    pub(crate) fn note_same(&mut self, pages: Thin) {
+        self.thin = pages;
         if self.thin.len() < FEW {
             self.fill(FEW);
         }
@@ -279,9 +291,8 @@ impl Base {
 
     /// Copies all that were not copied at the departure, but for these.
     pub(crate) fn fill_but(&mut self, same: &PageSet) {
-        let wanted: Vec<Page> =
-            self.thin.keys().copied().filter(|&page| !same.contains(page)).collect();
-        wanted.into_iter().for_each(|page| self.fill_page(page));
+        let wanted = self.thin.pages().difference(same);
+        wanted.pages().for_each(|page| self.fill_page(page));
     }
 
     /// Copies this page, if it was not copied at the departure.
@@ -309,7 +320,7 @@ impl Base {
 
     /// What a page hashed to at the departure that was not copied yet.
     pub(crate) fn thin(&self, page: Page) -> Option<PageHash> {
-        self.thin.get(&page).copied()
+        self.thin.get(page)
     }
 
     /// What a page hashed to whose bytes are lost.
@@ -320,9 +331,9 @@ impl Base {
     /// The hashes of up to `max` pages from `from` on, as of the departure; the copied ones are hashed now.
     pub(crate) fn hashes(&self, from: Page, max: usize) -> Vec<(Page, PageHash)> {
         let copied = self.pages.range(from..).map(|(&page, &copy)| (page, Ok(addr_of(copy))));
-        let known = self.thin.range(from..).chain(self.torn.range(from..));
-        let mut all: Vec<_> =
-            copied.take(max).chain(known.map(|(&page, &hash)| (page, Err(hash)))).collect();
+        let torn = self.torn.range(from..).map(|(&page, &hash)| (page, hash));
+        let known = self.thin.first(from, max).chain(torn).map(|(page, hash)| (page, Err(hash)));
+        let mut all: Vec<_> = copied.take(max).chain(known).collect();
         all.sort_unstable_by_key(|entry| entry.0);
         all.truncate(max);
         all.into_iter()
@@ -354,8 +365,8 @@ impl Base {
 
     /// Addresses of all pages.
     pub(crate) fn pages(&self) -> impl Iterator<Item = usize> + '_ {
-        let all = self.pages.keys().chain(self.thin.keys()).chain(self.torn.keys());
-        all.map(|&page| addr_of(page))
+        let copied = self.pages.keys().chain(self.torn.keys()).copied();
+        copied.chain(self.thin.iter()).map(addr_of)
     }
 
     /// The pages that were shipped of `from..to`, as one run.

@@ -24,32 +24,9 @@ impl Deref for Hashes {
     }
 }
 
-impl FromIterator<(Page, PageHash)> for Hashes {
-    fn from_iter<I: IntoIterator<Item = (Page, PageHash)>>(pages: I) -> Hashes {
-        let map: BTreeMap<_, _> = pages.into_iter().collect();
-        Hashes((!map.is_empty()).then(|| Box::new(map)))
-    }
-}
-
 impl Hashes {
     pub(super) fn insert(&mut self, page: Page, hash: PageHash) {
         self.0.get_or_insert_default().insert(page, hash);
-    }
-
-    pub(super) fn remove(&mut self, page: Page) -> Option<PageHash> {
-        let removed = self.0.as_mut()?.remove(&page);
-        self.drop_if_empty();
-        removed
-    }
-
-    pub(super) fn pop_first(&mut self) -> Option<(Page, PageHash)> {
-        let first = self.0.as_mut()?.pop_first();
-        self.drop_if_empty();
-        first
-    }
-
-    fn drop_if_empty(&mut self) {
-        self.0.take_if(|map| map.is_empty());
     }
 }
 
@@ -61,16 +38,8 @@ mod tests {
     fn there_is_a_map_only_while_something_is_in_it() {
         let mut hashes = Hashes::default();
         assert!(hashes.0.is_none() && hashes.is_empty() && hashes.get(&Page(1)).is_none());
-        let pages = [(Page(3), PageHash(9)), (Page(1), PageHash(9))];
-        hashes = pages.into_iter().collect();
+        hashes.insert(Page(3), PageHash(9));
+        hashes.insert(Page(1), PageHash(9));
         assert_eq!(hashes.keys().copied().collect::<Vec<_>>(), [Page(1), Page(3)]);
-        assert_eq!(hashes.pop_first().map(|first| first.0), Some(Page(1)));
-        assert_eq!(hashes.remove(Page(2)), None);
-        assert_eq!(hashes.len(), 1);
-        assert_eq!(hashes.remove(Page(3)), Some(PageHash(9)));
-        assert!(hashes.0.is_none() && hashes.pop_first().is_none());
-        hashes.insert(Page(7), PageHash(9));
-        assert_eq!(hashes.len(), 1);
-        assert!(Hashes::from_iter([]).0.is_none());
     }
 }

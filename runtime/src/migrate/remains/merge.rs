@@ -35,6 +35,7 @@ use super::base::{addr_of, number_of};
 use super::{Base, Kept};
 use crate::census;
 use crate::migrate::hash;
+use crate::migrate::pages::run_of;
 use crate::symbols;
 use crate::task::header::Layout;
 
@@ -105,9 +106,16 @@ impl Merge {
         Merge { kept, version, before, absent, partial, frees, conflict: None }
     }
 
-    /// The slots of the remains.
-    pub(crate) fn slots(&mut self) -> &mut Vec<SlotId> {
-        &mut self.kept.slots
+    /// The task has given the other slots up: nothing more is merged there.
+    pub(crate) fn drop_slots(&mut self, is_named: impl Fn(&SlotId) -> bool) -> Vec<SlotId> {
+        let dropped: Vec<SlotId> = self.kept.slots.extract_if(.., |slot| !is_named(slot)).collect();
+        for &slot in &dropped {
+            for page in self.version.drop_run(run_of(slot)) {
+                self.before.remove(&page);
+                self.absent.remove(Run::one(page));
+            }
+        }
+        dropped
     }
 
     /// Takes bytes that belong at `addr`; those of a page come one after the other.

@@ -24,6 +24,7 @@ mod hashes;
 mod merge;
 pub(crate) mod shelf;
 mod stall;
+mod thin;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,6 +40,7 @@ use collect::collect_if_due;
 pub(crate) use collect::{look_soon, start_collector};
 pub(crate) use copies::is_copies;
 pub(crate) use merge::Merge;
+pub(crate) use thin::Thin;
 
 /// What one task has left here.
 #[derive(Debug)]
