@@ -6,7 +6,8 @@
 //! KIND: `rest` changes nothing, `some` one page in a hundred, `all` all; `early` is as `some` but goes on at
 //! once, before anybody has looked at what it left; `turns` changes all and goes by rounds and by post-copy in turn; `churn` frees blocks and makes others in their place;
 //! `static` leaves some of them in a static of each node, which goes on changing them; `many` is as `some`, with
-//! other tasks of the same kind beside it; `zero` has many pages that hold zeros, and frees many.
+//! other tasks of the same kind beside it; `zero` has many pages that hold zeros, and frees many; `blank` zeroes every
+//! second page before it leaves the first node, and fills it at the second.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -75,6 +76,15 @@ impl Heap {
             self.blocks[block][at] = self.random.draw();
             self.sums[block] = sum(&self.blocks[block]);
         }
+    }
+
+    /// Zeroes every second page, or fills it.
+    fn blank(&mut self, is_zero: bool) {
+        let random = &mut self.random;
+        for page in self.blocks[0].chunks_mut(WORDS).step_by(2) {
+            page.iter_mut().for_each(|word| *word = if is_zero { 0 } else { random.draw() });
+        }
+        self.sums[0] = sum(&self.blocks[0]);
     }
 
     /// Frees half of the blocks, and makes as many of other lengths.
@@ -181,6 +191,7 @@ fn walk(kind: String, seed: u64, trips: u32) -> Result<Vec<String>, String> {
             "all" | "turns" => heap.write(PAGES),
             "churn" => heap.churn(false),
             "zero" => heap.churn(true),
+            "blank" => heap.blank(n % 2 == 1),
             _ => heap.write(PAGES / 100),
         }
         heap.check().map_err(|why| format!("after trip {n}: {why}"))?;
