@@ -17,7 +17,7 @@ pub enum Plan {
     Still,
     /// Give the worker back.
     Yield,
-    /// Give the worker back after it was kept busy for a while, or sleep: others take the task.
+    /// Give the worker back after it was kept busy for a while, or sleep, until another one has taken the task.
     Shuffle,
     /// From step `first` on, `hops` steps move to the next node round; all others yield.
     Hops { first: u32, hops: u32 },
@@ -81,11 +81,7 @@ pub fn step() {
         Plan::Ordered { first, moves } if (first..first + moves).contains(&at) => {
             await_order();
         }
-        Plan::Shuffle if at.is_multiple_of(2) => migrt::sleep(Duration::from_micros(5)),
-        Plan::Shuffle => {
-            (0..2000).for_each(|n| _ = std::hint::black_box(n));
-            migrt::yield_now();
-        }
+        Plan::Shuffle => shuffle(at),
         _ => migrt::yield_now(),
     }
     let after = (migrt::here(), os_thread());
@@ -93,6 +89,23 @@ pub fn step() {
         walked.hops += u32::from(before.0 != after.0);
         walked.threads += u32::from(before.0 == after.0 && before.1 != after.1);
     });
+}
+
+/// Who takes a task is the scheduler's choice, and the kernel's: asked for often enough it is another worker.
+fn shuffle(at: u32) {
+    const TRIES: u32 = 100;
+    let before = os_thread();
+    for turn in at..at + TRIES {
+        if turn.is_multiple_of(2) {
+            migrt::sleep(Duration::from_micros(5));
+        } else {
+            (0..2000).for_each(|n| _ = std::hint::black_box(n));
+            migrt::yield_now();
+        }
+        if os_thread() != before {
+            return;
+        }
+    }
 }
 
 fn move_on() {
