@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use migrt_iso::pool::{self, Conflict};
 use migrt_iso::{PAGE_LEN, SlotId};
-use migrt_proto::transfer::{PageSet, Run, Section};
+use migrt_proto::transfer::{PageSet, Run, Section, SectionKind};
 use migrt_proto::wire::ShipSlot;
 use migrt_proto::{SlotRef, TaskId};
 
@@ -136,7 +136,12 @@ impl Copy {
                 self.kept = Some(kept);
                 return Err("remains turned up in the middle of a shipment".to_owned());
             }
-            self.merge = Some(Merge::new(kept));
+            let mut merge = Merge::new(kept);
+            if section.kind != SectionKind::Rest && section.kind != SectionKind::Head {
+                // The task runs still, and there is time; the node may write to what is not copied yet.
+                merge.copy_all();
+            }
+            self.merge = Some(merge);
         }
         if let Some(shelved) = self.shelved.take() {
             if !is_first {

@@ -363,10 +363,11 @@ impl Base {
         Some(addr_of(*self.pages.get(&number_of(addr))?))
     }
 
-    /// Addresses of all pages.
-    pub(crate) fn pages(&self) -> impl Iterator<Item = usize> + '_ {
-        let copied = self.pages.keys().chain(self.torn.keys()).copied();
-        copied.chain(self.thin.iter()).map(addr_of)
+    /// All its pages.
+    pub(crate) fn page_set(&self) -> PageSet {
+        let mut all = self.thin.pages().clone();
+        all.extend(self.pages.keys().chain(self.torn.keys()).copied().map(Run::one));
+        all
     }
 
     /// The pages that were shipped of `from..to`, as one run.

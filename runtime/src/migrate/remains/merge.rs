@@ -100,10 +100,15 @@ impl Merge {
         let base = kept.base.take().expect("only departed tasks come back");
         let version =
             Arc::try_unwrap(base).expect("a base has one owner once its task is elsewhere");
-        let absent = version.pages().map(number_of).collect();
+        let absent = version.page_set();
         let (before, partial) = (BTreeMap::new(), Vec::with_capacity(PAGE_LEN));
         let frees = remote_lists(&kept.slots);
         Merge { kept, version, before, absent, partial, frees, conflict: None }
+    }
+
+    /// Copies what was not copied at the departure, be it the same in the end or not.
+    pub(crate) fn copy_all(&mut self) {
+        self.version.fill(usize::MAX);
     }
 
     /// The task has given the other slots up: nothing more is merged there.

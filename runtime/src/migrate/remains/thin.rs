@@ -39,10 +39,6 @@ impl Thin {
         self.0.is_none()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Page> {
-        self.pages().pages()
-    }
-
     /// The hash of a page, if it is one of them.
     pub(super) fn get(&self, page: Page) -> Option<PageHash> {
         let listed = self.0.as_ref().filter(|listed| listed.left.contains(page))?;
