@@ -10,9 +10,6 @@ use std::thread::{Builder, JoinHandle};
 
 use crate::census;
 
-mod lent;
-pub(crate) use lent::lend;
-
 /// Starts a thread that runs `run`, with a name of at most 15 bytes, as the kernel shows it.
 ///
 /// # Errors

@@ -96,7 +96,7 @@ impl Copying {
         // Before the thread: the target's answers look for it there.
         body.journey().copying = Some(copying.clone());
         let task = task.clone();
-        let spawned = crate::thread::lend(c"migrt-mover", move || {
+        let spawned = crate::thread::start_clearing("migrt-mover", move || {
             copying.run(cluster, &task, first);
         });
         if spawned.is_err() {

@@ -138,7 +138,7 @@ pub(super) fn find(from: NodeId, ask: PageAsk) {
         }
     };
     // If there is no thread to be had the target is given up in time.
-    drop(crate::thread::lend(c"migrt-finder", finding));
+    drop(crate::thread::start_clearing("migrt-finder", finding));
 }
 
 fn send_found(task: &TaskRef, offer: &Offer, ask: &PageAsk) -> Result<(), String> {

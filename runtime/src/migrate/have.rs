@@ -251,7 +251,7 @@ pub(crate) fn wanted(from: NodeId, want: PageWant) -> Box<dyn BulkSink> {
     match remains::have_at_once(task) {
         Some(kept) => answer(Some(kept)),
         None => {
-            let spawned = crate::thread::lend(c"migrt-keeper", move || {
+            let spawned = crate::thread::start_clearing("migrt-keeper", move || {
                 answer(remains::have(task));
             });
             if spawned.is_err() {

@@ -230,7 +230,7 @@ impl Serving {
         let mut state = self.state();
         if state.is_threaded && state.has_begun && !state.has_thread {
             let pusher = self.clone();
-            let spawned = crate::thread::lend(c"migrt-pusher", move || pusher.run());
+            let spawned = crate::thread::start_clearing("migrt-pusher", move || pusher.run());
             (state.has_thread, state.is_threaded) = (true, spawned.is_ok());
         }
         if state.is_threaded {

@@ -87,7 +87,7 @@ pub(crate) fn ship(cluster: &'static Cluster, task: &TaskRef, epoch: Epoch, to: 
     let is_long = |h: &Header| live_pages(h) * PAGE_LEN > LONG_IMAGE;
     if goes_whole && body.header().is_some_and(is_long) {
         let task = task.clone();
-        let spawned = crate::thread::lend(c"migrt-shipper", move || {
+        let spawned = crate::thread::start_clearing("migrt-shipper", move || {
             ship_now(cluster, &task, epoch, to);
         });
         if spawned.is_ok() {

@@ -212,7 +212,7 @@ impl Merge {
             return;
         }
         // If there is no thread to be had, it is dropped here.
-        let _ = crate::thread::lend(c"migrt-dropper", move || {
+        let _ = crate::thread::start_clearing("migrt-dropper", move || {
             std::thread::sleep(A_LITTLE);
             drop(self);
         });
